@@ -1,0 +1,65 @@
+# One entry for everything. `make` alone lists the targets.
+#
+# .venv holds every extra and every development tool; `make venv` builds it, and the other targets call it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.made
+PROTOS := $(wildcard proto/tmem/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv run test test-long lint format gen lock bench system-packages clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+venv: $(STAMP)  ## build .venv with every extra and development tool
+
+run: venv  ## the main job: a daemon, and the memory of a real process put into it and got back
+	$(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning --run '$(BIN)/tmem demo'
+
+system-packages: venv
+	@$(BIN)/python tests/system_packages.py --install
+
+test: venv system-packages  ## set up and pass the tests (under 20 minutes on 2 cores)
+	$(BIN)/pytest
+
+test-long: venv system-packages  ## the tests that take longer
+	$(BIN)/pytest -m long
+
+lint: venv  ## ruff, mypy, import rings, buf, yaml, Dockerfile
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code >/dev/null
+	$(BIN)/yamllint --strict deploy
+	$(BIN)/hadolint deploy/docker/Dockerfile
+
+format: venv  ## put the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cd proto && ../$(BIN)/buf format --write
+
+gen: venv  ## generate the code of the contract from proto/tmem/v1
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. $(PROTOS:proto/%=%)
+	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I. --grpc_python_out=. --mypy_grpc_out=quiet:. \
+		$(filter-out %/common.proto,$(PROTOS:proto/%=%))
+
+lock: venv  ## pin every dependency anew in requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-annotate \
+		--python-version 3.11 --output-file requirements.lock --upgrade pyproject.toml
+
+bench: venv  ## what a call, a page and a megabyte cost, beside their floors
+	$(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning --run '$(BIN)/tmem bench'
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist reports
+	find . -name __pycache__ -prune -exec rm -rf {} +
