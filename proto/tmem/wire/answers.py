@@ -28,6 +28,7 @@ __all__ = [
     "FlushObjectAnswer",
     "GetAnswer",
     "Malformed",
+    "Pages",
     "PutAnswer",
     "Run",
     "decode_answer",
@@ -95,8 +96,8 @@ class PutAnswer:
 
 
 @dataclass(slots=True)
-class GetAnswer:
-    """What became of each page, and the pages.
+class Pages:
+    """What became of each page of a get, and the pages.
 
     Attributes:
         codes: for each page asked for its Code; None = all HIT.
@@ -106,12 +107,19 @@ class GetAnswer:
         crcs: CRC32C of each page of the runs, in order.
     """
 
-    header: AnswerHeader
     codes: list[int] | None = None
     refused: list[tuple[int, int, int]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
     crcs: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class GetAnswer:
+    """The pages of a get."""
+
+    header: AnswerHeader
+    pages: Pages
 
 
 @dataclass(slots=True)
@@ -216,17 +224,18 @@ def encode_answer(answer: Answer) -> bytes:
 def _encode_get(message: pb.ExchangeResponse, answer: GetAnswer) -> bytes:
     get = message.get
     _fill_header(get.header, answer.header)
-    if answer.codes is not None:
-        get.codes.extend(answer.codes)  # type: ignore[arg-type]
-    for first, count, reason in answer.refused:
+    pages = answer.pages
+    if pages.codes is not None:
+        get.codes.extend(pages.codes)  # type: ignore[arg-type]
+    for first, count, reason in pages.refused:
         get.details.add(first=first, count=count, reason=reason)
-    chunks = answer.chunks
+    chunks = pages.chunks
     sizes = [len(chunk.data) for chunk in chunks]
     get.chunks.encoded_bytes.extend(sizes)
     get.chunks.pages.extend(collapse([chunk.pages for chunk in chunks], 1))
     get.chunks.encoding.extend(collapse([chunk.encoding for chunk in chunks], int(Encoding.LZ4)))  # type: ignore[arg-type]
-    _fill_runs(get.runs, answer.runs, chunks)
-    get.page_crc32c.extend(answer.crcs)
+    _fill_runs(get.runs, pages.runs, chunks)
+    get.page_crc32c.extend(pages.crcs)
     return join(message.SerializeToString(), [chunk.data for chunk in chunks], sum(sizes))
 
 
@@ -355,7 +364,7 @@ def _decode_get(source: pb.GetAnswer, body: memoryview) -> GetAnswer:
         _check_codes(codes, refused, runs)
     elif refused:
         raise ColumnError("details without codes")
-    return GetAnswer(_decode_header(source.header), codes, refused, chunks, runs, crcs)
+    return GetAnswer(_decode_header(source.header), Pages(codes, refused, chunks, runs, crcs))
 
 
 def _decode_chunks(source: pb.Chunks, body: memoryview) -> list[Chunk]:

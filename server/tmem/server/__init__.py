@@ -1,0 +1,1 @@
+"""The daemon: compressed pages of many clients in lent memory, over gRPC."""

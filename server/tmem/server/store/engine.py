@@ -1,0 +1,248 @@
+"""Carries out batches: the rules of the contract, and then the store.
+
+Owns: the order of checks before a store is asked (is there such a pool, is the writer fenced, is the sequence below the
+floor, is the server draining or the pool frozen), what a refusal leaves behind, and the counting of results. Every
+transport comes through here, so that unary calls and batches mean the same.
+
+Pure: no gRPC, no event loop, no clock. It belongs to the store's thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tmem.wire.answers import (
+    Answer,
+    AnswerHeader,
+    EchoAnswer,
+    FlushAnswer,
+    FlushObjectAnswer,
+    GetAnswer,
+    Pages,
+    PutAnswer,
+)
+from tmem.wire.handles import Extent, Version
+from tmem.wire.limits import BLOCK_PAGES
+from tmem.wire.requests import Batch, Echo, Flush, FlushObject, Get, Header, Put
+from tmem.wire.results import Code, Encoding, PoolKind, Reason
+
+from .counters import PoolCounters
+from .interface import Flushed, Store, Stored
+from .pending import Pending, then
+from .pools import Member, Pool
+
+__all__ = ["Binding", "Engine"]
+
+_RAW = int(Encoding.RAW)
+_SAME_FILLED = int(Encoding.SAME_FILLED)
+_REFUSED = int(Code.REFUSED)
+_MISS = int(Code.MISS)
+_LOST = int(Code.LOST)
+
+
+@dataclass(slots=True)
+class Binding:
+    """The right under which a batch comes: a session's, or one that a unary call has just shown."""
+
+    pool: Pool
+    member: Member
+
+
+class Engine:
+    """Carries out batches.
+
+    Args:
+        store: what holds the pages.
+
+    Attributes:
+        draining: puts are refused from now on.
+        unbound: what was asked of pools that the caller has no right to.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.draining = False
+        self.unbound = PoolCounters()
+
+    def execute(self, batch: Batch, binding: Binding | None) -> Answer | Pending[Answer]:
+        """Does what a batch asks, in full before it returns; only the answer may come later.
+
+        Args:
+            batch: checked by tmem.wire.
+            binding: the pool that its header names; None if the caller has no right to it.
+        """
+        if isinstance(batch, Get):
+            return self._get(batch, binding)
+        if isinstance(batch, Put):
+            return self._put(batch, binding)
+        if isinstance(batch, Flush):
+            return self._flush(batch, binding)
+        if isinstance(batch, FlushObject):
+            return self._flush_object(batch, binding)
+        return self._echo(batch)
+
+    # ---- Put ----
+
+    def _put(self, put: Put, binding: Binding | None) -> Answer | Pending[Answer]:
+        header = put.header
+        if binding is None:
+            pages = sum(extent.pages for extent in put.extents)
+            self.unbound.puts += pages
+            self.unbound.puts_refused[Reason.NO_SUCH_POOL] += pages
+            return PutAnswer(_answer_header(header, 0), [int(Reason.NO_SUCH_POOL)] * len(put.extents))
+        pool = binding.pool
+        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        if not reason and max(put.pages) > pool.policy.chunk_pages and self._has_long_chunk(put, pool):
+            reason = Reason.INVALID
+        version = Version(header.generation, header.sequence)
+        dropped = 0
+        if not reason and (self.draining or pool.frozen):
+            # The caller's page is newer than what is held; leaving that readable would be answering an old page.
+            reason = Reason.DRAINING if self.draining else Reason.FROZEN
+            dropped = self.store.drop(pool.key, version, put.extents)
+        if reason:
+            stored = Stored([int(reason)] * len(put.extents), 0, dropped)
+            return self._answer_put(pool, put, stored)
+        result = self.store.put(pool.key, version, put, binding.member.generation)
+        if not isinstance(result, Pending):
+            return self._answer_put(pool, put, result)
+        return then(result, lambda stored: self._answer_put(pool, put, stored))
+
+    @staticmethod
+    def _has_long_chunk(put: Put, pool: Pool) -> bool:
+        limit = pool.policy.chunk_pages
+        return any(
+            pages > limit and encoding != _SAME_FILLED for pages, encoding in zip(put.pages, put.encodings, strict=True)
+        )
+
+    @staticmethod
+    def _answer_put(pool: Pool, put: Put, stored: Stored) -> Answer:
+        counters = pool.counters
+        reasons = stored.reasons
+        counters.puts_replaced += stored.replaced
+        counters.puts_dropped += stored.dropped
+        for number, extent in enumerate(put.extents):
+            pages = extent.pages
+            counters.puts += pages
+            if reasons is not None and reasons[number]:
+                counters.puts_refused[reasons[number]] += pages
+                continue
+            counters.puts_stored += pages
+            if pages == 1:
+                counters.extents_single += 1
+            elif pages == BLOCK_PAGES:
+                counters.extents_whole += 1
+            else:
+                counters.extents_partial += 1
+        if reasons is None:
+            counters.put_bytes += len(put.body)
+            if _RAW in put.encodings or _SAME_FILLED in put.encodings:
+                for pages, encoding in zip(put.pages, put.encodings, strict=True):
+                    if encoding == _RAW:
+                        counters.puts_raw += pages
+                    elif encoding == _SAME_FILLED:
+                        counters.puts_same_filled += pages
+        return PutAnswer(_answer_header(put.header, pool.epoch), reasons)
+
+    # ---- Get ----
+
+    def _get(self, get: Get, binding: Binding | None) -> Answer | Pending[Answer]:
+        header = get.header
+        if binding is None:
+            pages = sum(extent.pages for extent in get.extents)
+            self.unbound.gets += pages
+            self.unbound.gets_refused[Reason.NO_SUCH_POOL] += pages
+            return GetAnswer(_answer_header(header, 0), _refuse(get.extents, Reason.NO_SUCH_POOL))
+        pool = binding.pool
+        reason = pool.gate(binding.member, header.generation, header.floor, None)
+        if reason:
+            return self._answer_get(pool, header, _refuse(get.extents, reason))
+        result = self.store.get(pool.key, get.extents, header.answer_bytes, binding.member.generation)
+        if not isinstance(result, Pending):
+            return self._answer_get(pool, header, result)
+        return then(result, lambda pages: self._answer_get(pool, header, pages))
+
+    @staticmethod
+    def _answer_get(pool: Pool, header: Header, pages: Pages) -> Answer:
+        counters = pool.counters
+        codes = pages.codes
+        hits = sum(run.pages for run in pages.runs)
+        counters.gets_hit += hits
+        if codes is None:
+            counters.gets += hits
+        else:
+            counters.gets += len(codes)
+            if _MISS in codes and header.epoch and header.epoch != pool.epoch and pool.kind == PoolKind.PERSISTENT:
+                # The caller knows an incarnation that is gone: what is absent here it may have stored there.
+                codes = pages.codes = [_LOST if code == _MISS else code for code in codes]
+            counters.gets_missed += codes.count(_MISS)
+            counters.gets_lost += codes.count(_LOST)
+            counters.gets_corrupt += codes.count(int(Code.CORRUPT))
+            for _, count, reason in pages.refused:
+                counters.gets_refused[reason] += count
+        counters.get_bytes += sum(len(chunk.data) for chunk in pages.chunks)
+        return GetAnswer(_answer_header(header, pool.epoch), pages)
+
+    # ---- Flush ----
+
+    def _flush(self, flush: Flush, binding: Binding | None) -> Answer | Pending[Answer]:
+        header = flush.header
+        count = len(flush.extents)
+        if binding is None:
+            return FlushAnswer(_answer_header(header, 0), [0] * count, [int(Reason.NO_SUCH_POOL)] * count)
+        pool = binding.pool
+        asked = sum(extent.pages for extent in flush.extents)
+
+        def answer(flushed: Flushed) -> Answer:
+            counters = pool.counters
+            counters.flushes_asked += asked
+            counters.flushes_found += sum(flushed.found)
+            if flushed.reasons is not None:
+                for extent, reason in zip(flush.extents, flushed.reasons, strict=True):
+                    if reason:
+                        counters.flushes_refused[reason] += extent.pages
+            return FlushAnswer(_answer_header(header, pool.epoch), flushed.found, flushed.reasons)
+
+        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        if reason:
+            return answer(Flushed([0] * count, [int(reason)] * count))
+        version = Version(header.generation, header.sequence)
+        return then(self.store.flush(pool.key, version, flush.extents, flush.conditions), answer)
+
+    def _flush_object(self, flush: FlushObject, binding: Binding | None) -> Answer | Pending[Answer]:
+        header = flush.header
+        count = len(flush.objects)
+        if binding is None:
+            return FlushObjectAnswer(_answer_header(header, 0), [0] * count, [int(Reason.NO_SUCH_POOL)] * count)
+        pool = binding.pool
+
+        def answer(flushed: Flushed) -> Answer:
+            counters = pool.counters
+            counters.object_flushes_asked += count
+            counters.object_flushes_found += sum(1 for found in flushed.found if found)
+            counters.object_flush_pages += sum(flushed.found)
+            return FlushObjectAnswer(_answer_header(header, pool.epoch), flushed.found, flushed.reasons)
+
+        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        if reason:
+            return answer(Flushed([0] * count, [int(reason)] * count))
+        version = Version(header.generation, header.sequence)
+        return then(self.store.flush_object(pool.key, version, flush.objects), answer)
+
+    # ---- Echo ----
+
+    @staticmethod
+    def _echo(echo: Echo) -> Answer:
+        header = echo.header
+        body = echo.body
+        if header.answer_bytes and len(body) != header.answer_bytes:
+            return EchoAnswer(_answer_header(header, 0), bytes(header.answer_bytes))
+        return EchoAnswer(_answer_header(header, 0), body)
+
+
+def _answer_header(header: Header, epoch: int) -> AnswerHeader:
+    return AnswerHeader(header.batch_id, header.sequence, epoch)
+
+
+def _refuse(extents: Sequence[Extent], reason: Reason) -> Pages:
+    count = sum(extent.pages for extent in extents)
+    return Pages([_REFUSED] * count, [(0, count, int(reason))])

@@ -1,0 +1,71 @@
+"""A layer that changes nothing: what every other one starts from."""
+
+from collections.abc import Iterable, Sequence
+
+from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Store, Stored
+from tmem.server.store.pending import Pending
+from tmem.wire.answers import Pages
+from tmem.wire.handles import Extent, Version
+from tmem.wire.requests import Put
+from tmem.wire.results import Durability
+
+__all__ = ["Layer"]
+
+
+class Layer:
+    """A store that asks the one below. A layer overrides the calls that it has something to say about.
+
+    Args:
+        below: the store that this layer wraps.
+    """
+
+    def __init__(self, below: Store) -> None:
+        self.below = below
+
+    @property
+    def name(self) -> str:
+        """The name of what holds the pages, under all layers."""
+        return self.below.name
+
+    @property
+    def durabilities(self) -> Sequence[Durability]:
+        """What the store below promises."""
+        return self.below.durabilities
+
+    def add_pool(self, policy: PoolPolicy) -> None:
+        self.below.add_pool(policy)
+
+    def drop_pool(self, key: int) -> int:
+        return self.below.drop_pool(key)
+
+    def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
+        return self.below.put(key, version, put, user)
+
+    def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
+        return self.below.drop(key, version, extents)
+
+    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
+        return self.below.get(key, extents, max_bytes, user)
+
+    def flush(
+        self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
+    ) -> Flushed | Pending[Flushed]:
+        return self.below.flush(key, version, extents, conditions)
+
+    def flush_object(self, key: int, version: Version, objects: Sequence[int]) -> Flushed | Pending[Flushed]:
+        return self.below.flush_object(key, version, objects)
+
+    def leave(self, key: int, user: int) -> int:
+        return self.below.leave(key, user)
+
+    def blocks(self, key: int) -> Iterable[BlockListing]:
+        return self.below.blocks(key)
+
+    def counts(self, key: int | None = None) -> Counts:
+        return self.below.counts(key)
+
+    def step(self) -> bool:
+        return self.below.step()
+
+    def close(self) -> None:
+        self.below.close()

@@ -1,0 +1,58 @@
+"""Tenants' quotas: refuses puts of a tenant that holds as much as it may, before the store looks at them.
+
+Owns: the sum over each tenant's pools, and its limit. A put refused here drops what its handles held.
+"""
+
+from collections.abc import Mapping
+
+from tmem.server.store.interface import PoolPolicy, Store, Stored
+from tmem.server.store.pending import Pending, then
+from tmem.wire.handles import Version
+from tmem.wire.requests import Put
+from tmem.wire.results import Reason
+
+from .base import Layer
+
+__all__ = ["LimitedLayer"]
+
+
+class LimitedLayer(Layer):
+    """Holds tenants to their quotas.
+
+    Args:
+        below: the store.
+        quotas: bytes of live payload and index that each tenant's pools may hold together; 0 or absent = no limit. May be
+            changed by its owner at any time.
+    """
+
+    def __init__(self, below: Store, quotas: Mapping[str, int]) -> None:
+        super().__init__(below)
+        self._quotas = quotas
+        self._tenants: dict[int, str] = {}
+        self._pools: dict[str, set[int]] = {}
+
+    def add_pool(self, policy: PoolPolicy) -> None:
+        self.below.add_pool(policy)
+        self._tenants[policy.key] = policy.tenant
+        self._pools.setdefault(policy.tenant, set()).add(policy.key)
+
+    def drop_pool(self, key: int) -> int:
+        tenant = self._tenants.pop(key)
+        self._pools[tenant].discard(key)
+        return self.below.drop_pool(key)
+
+    def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
+        tenant = self._tenants[key]
+        quota = self._quotas.get(tenant, 0)
+        if not quota or self._used(tenant) + len(put.body) <= quota:
+            return self.below.put(key, version, put, user)
+        # Stored or refused, what the handles hold now goes: so it need not count against the new pages.
+        dropped = self.below.drop(key, version, put.extents)
+        if self._used(tenant) + len(put.body) > quota:
+            return Stored([int(Reason.QUOTA)] * len(put.extents), 0, dropped)
+        result = self.below.put(key, version, put, user)
+        return then(result, lambda stored: stored._replace(replaced=stored.replaced + dropped))
+
+    def _used(self, tenant: str) -> int:
+        counts = [self.below.counts(key) for key in self._pools[tenant]]
+        return sum(count.payload_bytes + count.index_bytes for count in counts)

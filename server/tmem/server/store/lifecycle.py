@@ -1,0 +1,129 @@
+"""The life of pools: made, entered, parked, left, destroyed, in the table and in the store at once.
+
+Owns: every change that touches both, and the clearing away of members whose clients died. Pure: time is passed in.
+
+A member that no live session works for is parked. A parked persistent pool waits for its client or for a person, unless a
+grace is configured; a parked ephemeral pool, and a shared pool's parked member, go when theirs has run out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tmem.wire.results import PoolKind
+
+from .interface import Store
+from .pools import Member, Pool, PoolRequest, PoolTable
+
+__all__ = ["Graces", "Lifecycle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Graces:
+    """How long a dead client's pools wait, in seconds; None = for ever."""
+
+    persistent_seconds: float | None = None
+    ephemeral_seconds: float | None = 3600.0
+
+
+class Lifecycle:
+    """Changes pools.
+
+    Args:
+        table: who may use what.
+        store: what holds the pages.
+        graces: how long parked pools wait.
+        epoch: the least epoch of a pool made now.
+        on_gone: told of every pool that ends.
+    """
+
+    def __init__(
+        self,
+        table: PoolTable,
+        store: Store,
+        *,
+        graces: Graces,
+        epoch: Callable[[], int],
+        on_gone: Callable[[Pool], None] = lambda _: None,
+    ) -> None:
+        self.table = table
+        self._store = store
+        self._graces = graces
+        self._epoch = epoch
+        self._on_gone = on_gone
+
+    def create(
+        self, tenant: str, request: PoolRequest, now: float, *, tenant_weight: int = 0, max_pools: int = 0
+    ) -> tuple[Pool, Member]:
+        """Makes a pool, or finds the one that the same request made; raises as PoolTable.create does."""
+        pool, member, new = self.table.create(
+            tenant, request, epoch=self._epoch(), tenant_weight=tenant_weight, max_pools=max_pools
+        )
+        if new:
+            member.parked_since = now
+            self._store.add_pool(pool.policy)
+        return pool, member
+
+    def open(self, tenant: str, name: str, token: bytes, now: float) -> tuple[Pool, Member]:
+        """Takes over a private pool; raises as PoolTable.open does."""
+        pool, member = self.table.open(tenant, name, token)
+        member.parked_since = now
+        return pool, member
+
+    def join(self, tenant: str, uuid: bytes, now: float) -> tuple[Pool, Member]:
+        """Enters a shared pool; raises as PoolTable.join does."""
+        pool, member = self.table.join(tenant, uuid)
+        member.parked_since = now
+        return pool, member
+
+    def leave(self, pool: Pool, member: Member) -> tuple[int, bool]:
+        """Ends a membership of a shared pool; answers the pages that went with it, and whether the pool did."""
+        if self.table.leave(pool, member):
+            return self.destroy(pool), True
+        dropped = self._store.leave(pool.key, member.generation)
+        pool.counters.left += dropped
+        return dropped, False
+
+    def destroy(self, pool: Pool) -> int:
+        """Ends a pool; answers how many pages it held."""
+        self.table.destroy(pool)
+        pages = self._store.drop_pool(pool.key)
+        self._on_gone(pool)
+        return pages
+
+    def resize(self, pool: Pool, quota_bytes: int | None, weight: int | None) -> None:
+        """Changes quota or weight; the store sees it at once and drops nothing for it."""
+        if quota_bytes is not None:
+            pool.policy.quota_bytes = quota_bytes
+        if weight is not None:
+            pool.policy.weight = weight
+
+    def attach(self, member: Member, session: bytes) -> None:
+        """Notes that a session works for the member."""
+        member.session = session
+        member.parked_since = None
+
+    def park(self, member: Member, session: bytes, now: float) -> None:
+        """Notes that the session no longer does."""
+        if member.session == session:
+            member.session = None
+            member.parked_since = now
+
+    def expire(self, now: float) -> list[Pool]:
+        """Ends what has been parked longer than its grace; answers the pools that went."""
+        gone = []
+        for pool in self.table:
+            grace = (
+                self._graces.persistent_seconds if pool.kind == PoolKind.PERSISTENT else self._graces.ephemeral_seconds
+            )
+            if grace is None:
+                continue
+            for member in list(pool.members.values()):
+                if member.parked_since is None or now - member.parked_since < grace:
+                    continue
+                if pool.kind == PoolKind.SHARED:
+                    if self.leave(pool, member)[1]:
+                        gone.append(pool)
+                else:
+                    self.destroy(pool)
+                    gone.append(pool)
+        return gone
