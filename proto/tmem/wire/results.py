@@ -5,8 +5,14 @@ through the generated class gives plain integers; these give them names without 
 """
 
 from enum import IntEnum, IntFlag
+from typing import Any
 
-__all__ = ["Code", "Durability", "Encoding", "PoolFlag", "PoolKind", "Reason"]
+__all__ = ["Code", "Durability", "Encoding", "PoolFlag", "PoolKind", "Reason", "enum_field"]
+
+
+def enum_field(value: int) -> Any:
+    """A number for an enum field of a generated class, whose stubs want a type that they do not export."""
+    return int(value)
 
 
 class Code(IntEnum):

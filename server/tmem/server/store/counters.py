@@ -25,7 +25,6 @@ class PoolCounters:
         put_bytes: encoded bytes of stored pages, as they came.
         puts_raw, puts_same_filled: of the stored, did not shrink, or were one word.
         gets_refused: by Reason. get_bytes: encoded bytes answered, chunks whole.
-        gets_expanded: pages answered by expanding their chunk, because the caller could not take it whole.
         flushes_asked, flushes_found: by page. object_flushes_asked, object_flushes_found: objects.
         left: pages of a shared pool that went with the member who used them last.
         extents_whole, extents_partial, extents_single: stored extents of 512, of 2..511, and of one page.
@@ -46,7 +45,6 @@ class PoolCounters:
     gets_corrupt: int = 0
     gets_refused: Counter[int] = field(default_factory=Counter)
     get_bytes: int = 0
-    gets_expanded: int = 0
     flushes_asked: int = 0
     flushes_found: int = 0
     flushes_refused: Counter[int] = field(default_factory=Counter)

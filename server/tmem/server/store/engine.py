@@ -63,15 +63,16 @@ class Engine:
         self.draining = False
         self.unbound = PoolCounters()
 
-    def execute(self, batch: Batch, binding: Binding | None) -> Answer | Pending[Answer]:
+    def execute(self, batch: Batch, binding: Binding | None, *, alone: bool = False) -> Answer | Pending[Answer]:
         """Does what a batch asks, in full before it returns; only the answer may come later.
 
         Args:
             batch: checked by tmem.wire.
             binding: the pool that its header names; None if the caller has no right to it.
+            alone: each page of a get must come as a chunk of its own.
         """
         if isinstance(batch, Get):
-            return self._get(batch, binding)
+            return self._get(batch, binding, alone=alone)
         if isinstance(batch, Put):
             return self._put(batch, binding)
         if isinstance(batch, Flush):
@@ -102,10 +103,11 @@ class Engine:
         if reason:
             stored = Stored([int(reason)] * len(put.extents), 0, dropped)
             return self._answer_put(pool, put, stored)
-        result = self.store.put(pool.key, version, put, binding.member.generation)
-        if not isinstance(result, Pending):
-            return self._answer_put(pool, put, result)
-        return then(result, lambda stored: self._answer_put(pool, put, stored))
+
+        def answer(stored: Stored) -> Answer:
+            return self._answer_put(pool, put, stored)
+
+        return then(self.store.put(pool.key, version, put, binding.member.generation), answer)
 
     @staticmethod
     def _has_long_chunk(put: Put, pool: Pool) -> bool:
@@ -145,7 +147,7 @@ class Engine:
 
     # ---- Get ----
 
-    def _get(self, get: Get, binding: Binding | None) -> Answer | Pending[Answer]:
+    def _get(self, get: Get, binding: Binding | None, *, alone: bool) -> Answer | Pending[Answer]:
         header = get.header
         if binding is None:
             pages = sum(extent.pages for extent in get.extents)
@@ -156,10 +158,12 @@ class Engine:
         reason = pool.gate(binding.member, header.generation, header.floor, None)
         if reason:
             return self._answer_get(pool, header, _refuse(get.extents, reason))
-        result = self.store.get(pool.key, get.extents, header.answer_bytes, binding.member.generation)
-        if not isinstance(result, Pending):
-            return self._answer_get(pool, header, result)
-        return then(result, lambda pages: self._answer_get(pool, header, pages))
+
+        def answer(pages: Pages) -> Answer:
+            return self._answer_get(pool, header, pages)
+
+        user = binding.member.generation
+        return then(self.store.get(pool.key, get.extents, header.answer_bytes, user, alone=alone), answer)
 
     @staticmethod
     def _answer_get(pool: Pool, header: Header, pages: Pages) -> Answer:

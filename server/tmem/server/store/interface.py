@@ -99,7 +99,7 @@ class Counts:
         index_bytes: what finding these pages takes.
         dead_bytes: held for pages that are gone.
         evicted: pages evicted so far.
-        expanded: chunks expanded because an answer had no room for them, so far.
+        expanded: pages answered by expanding their chunk, because the reader could not take it whole, so far.
     """
 
     pages: int = 0
@@ -117,11 +117,15 @@ class Counts:
 class Store(Protocol):
     """Holds pages."""
 
-    name: str
-    """What GetCapabilities calls it."""
+    @property
+    def name(self) -> str:
+        """What GetCapabilities calls it."""
+        ...
 
-    durabilities: Sequence[Durability]
-    """The durability classes that it can promise."""
+    @property
+    def durabilities(self) -> Sequence[Durability]:
+        """The durability classes that it can promise."""
+        ...
 
     def add_pool(self, policy: PoolPolicy) -> None:
         """Makes an empty pool. The store keeps `policy` and sees later changes to its quota and weights."""
@@ -149,7 +153,9 @@ class Store(Protocol):
         """Drops what the extents hold, for a put refused before it reached `put`; answers how many pages."""
         ...
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
         """Reads pages.
 
         Args:
@@ -157,6 +163,7 @@ class Store(Protocol):
             extents: what to read.
             max_bytes: the most bytes of all chunks answered; at least the plain size of all pages.
             user: who reads, for `leave`.
+            alone: the reader knows no chunks of several pages: each page comes as a chunk of its own.
         """
         ...
 

@@ -33,7 +33,7 @@ class Lifecycle:
         store: what holds the pages.
         graces: how long parked pools wait.
         epoch: the least epoch of a pool made now.
-        on_gone: told of every pool that ends.
+        on_gone: told of every pool before it ends.
     """
 
     def __init__(
@@ -85,10 +85,9 @@ class Lifecycle:
 
     def destroy(self, pool: Pool) -> int:
         """Ends a pool; answers how many pages it held."""
-        self.table.destroy(pool)
-        pages = self._store.drop_pool(pool.key)
         self._on_gone(pool)
-        return pages
+        self.table.destroy(pool)
+        return self._store.drop_pool(pool.key)
 
     def resize(self, pool: Pool, quota_bytes: int | None, weight: int | None) -> None:
         """Changes quota or weight; the store sees it at once and drops nothing for it."""

@@ -189,7 +189,7 @@ class PlainStore:
         pool = self._pools[key]
         return sum(self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent))
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages:
+    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False) -> Pages:
         pool = self._pools[key]
         pages = Pages()
         codes = [_HIT] * sum(extent.pages for extent in extents)
@@ -213,7 +213,8 @@ class PlainStore:
                 offset = first - record.first
                 room += count * PAGE_BYTES
                 number = chunks.get(record)
-                if number is None and len(record.data) <= room:
+                whole = not alone or record.pages == 1 or record.encoding == _SAME_FILLED
+                if number is None and whole and len(record.data) <= room:
                     number = chunks[record] = len(pages.chunks)
                     pages.chunks.append(Chunk(record.encoding, record.pages, record.data))
                     room -= len(record.data)
@@ -221,7 +222,7 @@ class PlainStore:
                     pages.runs.append(Run(position, count, number, offset, *record.version))
                     crcs.extend(record.crcs[offset : offset + count])
                 else:
-                    pool.counts.expanded += 1
+                    pool.counts.expanded += count
                     room -= count * PAGE_BYTES
                     self._expand(pages, codes, crcs, record, position, offset, count)
                 position += count

@@ -85,6 +85,7 @@ class Pool:
         policy: what its store sees.
         generation: the newest handed out.
         members: by generation.
+        owner: the tenant that answers for it now; first_owner: the one that made it, and that reports name it by.
         authorized: tenants that may join (shared pools).
         request: what it was made from, to recognise a repeated request.
         gone: destroyed; whoever still holds a reference must not use it.
@@ -95,6 +96,7 @@ class Pool:
     kind: PoolKind
     flags: PoolFlag
     owner: str
+    first_owner: str
     uuid: bytes
     epoch: int
     request: PoolRequest
@@ -224,6 +226,7 @@ class PoolTable:
             kind=kind,
             flags=PoolFlag(request.flags),
             owner=tenant,
+            first_owner=tenant,
             uuid=uuid,
             epoch=max(epoch, request.lost_epoch + 1),
             request=request,

@@ -44,8 +44,10 @@ class Layer:
     def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
         return self.below.drop(key, version, extents)
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
-        return self.below.get(key, extents, max_bytes, user)
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
+        return self.below.get(key, extents, max_bytes, user, alone=alone)
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None

@@ -47,8 +47,10 @@ class DelayedLayer(Layer):
     def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
         return self._delay(self.below.put(key, version, put, user))
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
-        return self._delay(self.below.get(key, extents, max_bytes, user))
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
+        return self._delay(self.below.get(key, extents, max_bytes, user, alone=alone))
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None

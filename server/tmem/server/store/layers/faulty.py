@@ -58,12 +58,14 @@ class FaultyLayer(Layer):
             return Stored([int(self._reason)] * len(put.extents), 0, dropped)
         return self.below.put(key, version, put, user)
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
         dice = self._chance.random()
         if dice < self._get_refused:
             count = sum(extent.pages for extent in extents)
             return Pages([int(Code.REFUSED)] * count, [(0, count, int(Reason.IO))])
-        result = self.below.get(key, extents, max_bytes, user)
+        result = self.below.get(key, extents, max_bytes, user, alone=alone)
         dice -= self._get_refused
         if 0 <= dice < self._get_corrupt:
             return then(result, self._corrupt)

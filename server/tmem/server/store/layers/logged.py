@@ -42,12 +42,14 @@ class LoggedLayer(Layer):
 
         return then(self.below.put(key, version, put, user), done)
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
         def done(pages: Pages) -> Pages:
             self._log("store.get", pool=key, extents=extents, codes=pages.codes, runs=pages.runs)
             return pages
 
-        return then(self.below.get(key, extents, max_bytes, user), done)
+        return then(self.below.get(key, extents, max_bytes, user, alone=alone), done)
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None

@@ -37,9 +37,11 @@ class MeteredLayer(Layer):
         begun = self._clock()
         return self._done("put", begun, self.below.put(key, version, put, user))
 
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int) -> Pages | Pending[Pages]:
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
         begun = self._clock()
-        return self._done("get", begun, self.below.get(key, extents, max_bytes, user))
+        return self._done("get", begun, self.below.get(key, extents, max_bytes, user, alone=alone))
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None

@@ -1,0 +1,7 @@
+"""`python -m tmem.server` is `tmemd`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,129 @@
+"""The command `tmemd`.
+
+Owns: its flags, its exit status and its one line on standard output. Exit status: 0 it served and was asked to stop, 1 it
+failed while serving, 2 it was asked for something that can't be (a port in use, a bad size, an unknown key); with --run the
+command's own.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .config import ConfigError, Loaded, add_flags, load
+from .host.ports import AddressInUseError
+from .observe import logs
+from .tenants import Tenants, TokenFileError
+
+__all__ = ["main"]
+
+_EPILOG = """\
+Every setting is also an environment variable (--memory-limit: TMEM_MEMORY_LIMIT) and a key of the TOML file
+(memory_limit). A flag wins over the environment, the environment over the file.
+
+When the daemon is ready it prints one line, "tmemd ready target=HOST:PORT metrics=HOST:PORT", and serves until SIGTERM
+or SIGINT: then it drains, and a second signal ends it at once. SIGHUP reads the token file again.
+
+Exit status: 0 stopped as asked, 1 failed while serving, 2 bad settings or an address in use; with --run, the command's.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tmemd",
+        description="Holds compressed pages of many clients in this machine's memory, over gRPC.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"tmemd {distribution_version('tmem')}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of settings (TMEM_CONFIG)")
+    parser.add_argument("--dump-config", action="store_true", help="print the settings as a TOML file, and exit")
+    parser.add_argument("--check-config", action="store_true", help="check settings and token file, and exit")
+    parser.add_argument(
+        "--run", metavar="CMD", help="serve only while this shell command runs; it finds the daemon by TMEM_TARGET"
+    )
+    add_flags(parser.add_argument_group("settings"))  # type: ignore[arg-type]
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; answers its exit status."""
+    parser = _parser()
+    flags = vars(parser.parse_args(arguments))
+    config, dump, check, run = (flags.pop(name) for name in ("config", "dump_config", "check_config", "run"))
+    try:
+        loaded = load(flags, file=config)
+        if dump:
+            print(loaded.dump(), end="")
+            return 0
+        if check:
+            if loaded.settings.tokens is not None:
+                Tenants.load(loaded.settings.tokens)
+            print("the settings are good")
+            return 0
+        return _serve(loaded, run)
+    except (ConfigError, TokenFileError, AddressInUseError) as error:
+        print(f"tmemd: {error}", file=sys.stderr)
+        return 2
+
+
+def _serve(loaded: Loaded, command: str | None) -> int:
+    logs.set_up(loaded.settings.log_level, loaded.settings.log_format)
+    runner: Callable[[Coroutine[Any, Any, int]], int]
+    if loaded.settings.loop == "uvloop":
+        import uvloop
+
+        runner = uvloop.run
+    else:
+        runner = asyncio.run
+    return runner(_run(loaded, command))
+
+
+async def _run(loaded: Loaded, command: str | None) -> int:
+    # Imported here: a bad flag is answered before gRPC is loaded.
+    from .daemon import Daemon
+    from .host.captive import Captive
+
+    daemon = Daemon(loaded.settings, distribution_version("tmem"))
+    captive = Captive(command) if command is not None else None
+    asked_to_stop = asyncio.Event()
+    must_stop = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if captive is not None:
+            captive.signal(number)
+        (must_stop if asked_to_stop.is_set() else asked_to_stop).set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    await daemon.start()
+    loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+    status = 0
+    try:
+        if captive is not None:
+            status = await captive.run(daemon.target, daemon.metrics_address)
+        else:
+            print(f"tmemd ready target={daemon.target} metrics={daemon.metrics_address or 'none'}", flush=True)
+            await asked_to_stop.wait()
+            drain = asyncio.ensure_future(daemon.drain())
+            cut = asyncio.ensure_future(must_stop.wait())
+            await asyncio.wait([drain, cut], return_when=asyncio.FIRST_COMPLETED)
+            cut.cancel()
+            drain.cancel()
+            await asyncio.wait([drain, cut])
+    finally:
+        await daemon.stop()
+    return status

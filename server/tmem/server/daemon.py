@@ -1,0 +1,262 @@
+"""The daemon: everything wired together, from its start to its end.
+
+Owns: construction, listening, the once-a-second upkeep, and the order of going away: say so (DRAIN on every stream, health
+NOT_SERVING), refuse new sessions and new puts, let what is in flight finish, and stop.
+"""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from tmem.wire.copies import CopyCounter
+from tmem.wire.limits import server_options
+
+from .addresses import is_loopback
+from .config import Settings
+from .host.garbage import tame_collector
+from .host.notify import notify
+from .host.ports import AddressInUseError, check_free
+from .observe.http import MetricsServer
+from .observe.metrics import Metrics, Sources
+from .rpc.capabilities import CapabilitiesHandlers
+from .rpc.exchange import ExchangeHandlers
+from .rpc.pages import PagesHandlers
+from .rpc.pools import PoolsHandlers
+from .rpc.service import Service
+from .rpc.sessions import SessionTable
+from .store.engine import Engine
+from .store.interface import Store
+from .store.layers.limited import LimitedLayer
+from .store.layers.metered import MeteredLayer
+from .store.layers.specs import LayerServices, wrap
+from .store.lifecycle import Graces, Lifecycle
+from .store.plain import PlainStore
+from .store.pools import Pool, PoolTable
+from .tenants import Tenants
+
+__all__ = ["Daemon"]
+
+log = structlog.get_logger(__name__)
+
+_SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesService")
+_UPKEEP_SECONDS = 1.0
+_INSTANCE_ID_BYTES = 16
+
+
+class Daemon:
+    """One tmemd.
+
+    Args:
+        settings: all of them.
+        version: what it says it is.
+
+    Attributes:
+        target: where clients reach it; set by `start`.
+        metrics_address: where /metrics is; None without.
+
+    Raises:
+        TokenFileError: the token file can't be used.
+    """
+
+    def __init__(self, settings: Settings, version: str) -> None:
+        self._settings = settings
+        self._tenants = Tenants.load(settings.tokens) if settings.tokens else Tenants()
+        self._quotas = self._tenants.quotas()
+        self._metrics = Metrics(version)
+        self._version = version
+        self._metrics_server: MetricsServer | None = None
+        self._upkeep: asyncio.Task[None] | None = None
+        self.target = ""
+        self.metrics_address: str | None = None
+
+    # ---- Starting ----
+
+    async def start(self) -> None:
+        """Begins to serve.
+
+        Raises:
+            AddressInUseError: an address can't be listened on.
+        """
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        copies = CopyCounter()
+        store = self._build_store(loop, copies)
+        table = PoolTable(
+            random_bytes=os.urandom, durabilities=store.durabilities, max_pools=settings.max_pools_per_tenant
+        )
+
+        def retire(pool: Pool) -> None:
+            self._metrics.retire(pool, store.counts(pool.key))
+
+        lifecycle = Lifecycle(
+            table,
+            store,
+            graces=Graces(settings.persistent_grace_seconds, settings.ephemeral_grace_seconds),
+            # Microseconds since 1970: higher than any epoch of this machine's past, but for a clock that was set back;
+            # a client that knows a higher one says so when it makes its pool again.
+            epoch=lambda: time.time_ns() // 1000,
+            on_gone=retire,
+        )
+        sessions = SessionTable(lifecycle, timeout_seconds=settings.session_timeout_seconds)
+        self._service = Service(
+            settings=settings,
+            tenants=self._tenants,
+            engine=Engine(store),
+            lifecycle=lifecycle,
+            sessions=sessions,
+            metrics=self._metrics,
+            copies=copies,
+            instance_id=os.urandom(_INSTANCE_ID_BYTES),
+            version=self._version,
+        )
+        self._exchange = ExchangeHandlers(self._service)
+        self._metrics.sources = Sources(
+            pools=lambda: table,
+            unbound=self._service.engine.unbound,
+            store=store,
+            copies=copies,
+            memory_limit_bytes=settings.memory_limit,
+            sessions=lambda: len(sessions),
+            streams=lambda: len(self._exchange.streams),
+            load_permille=lambda: self._service.load_permille,
+        )
+        await self._listen()
+        tame_collector()
+        self._upkeep = asyncio.create_task(self._keep_up())
+        if self._tenants.open and not is_loopback(settings.listen):
+            log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
+        log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
+        notify(READY="1", STATUS=f"serving on {self.target}")
+
+    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> Store:
+        store: Store = PlainStore(self._settings.memory_limit, copies)
+        store = LimitedLayer(store, self._quotas)
+        store = wrap(store, self._settings.layers, LayerServices(loop.call_later, log.info))
+        return MeteredLayer(store, time.perf_counter, self._metrics.store_operation)
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        check_free(settings.listen)
+        server = grpc.aio.server(options=server_options(max_concurrent_streams=settings.max_streams_per_connection))
+        for handlers in (
+            PagesHandlers(self._service),
+            self._exchange,
+            PoolsHandlers(self._service),
+            CapabilitiesHandlers(self._service),
+        ):
+            server.add_generic_rpc_handlers((handlers.handler(),))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if settings.reflection:
+            _add_reflection(server)
+        try:
+            port = server.add_insecure_port(settings.listen)
+        except RuntimeError as error:
+            raise AddressInUseError(f"can't listen on {settings.listen}: {error}") from error
+        if settings.listen.startswith("unix:"):
+            self.target = settings.listen
+        else:
+            self.target = f"{settings.listen.rpartition(':')[0]}:{port}"
+        if settings.metrics_listen != "none":
+            try:
+                self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
+            except OSError as error:
+                await server.stop(None)
+                raise AddressInUseError(f"can't listen on {settings.metrics_listen}: {error.strerror}") from error
+            self.metrics_address = self._metrics_server.address
+        await server.start()
+        self._server = server
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        await self._health.set("", status)
+        for name in _SERVICES:
+            await self._health.set(f"tmem.v1.{name}", status)
+
+    # ---- Running ----
+
+    async def _keep_up(self) -> None:
+        """Once a second: how busy, who is silent, what has expired, what the store has left to do."""
+        settings = self._settings
+        interval = min(
+            _UPKEEP_SECONDS, settings.session_timeout_seconds / 4, settings.stalled_reader_timeout_seconds / 4
+        )
+        service = self._service
+        wall, busy = time.monotonic(), time.thread_time()
+        while True:
+            await asyncio.sleep(interval)
+            now, used = time.monotonic(), time.thread_time()
+            service.load_permille = min(1000, int(1000 * (used - busy) / max(now - wall, 1e-6)))
+            wall, busy = now, used
+            try:
+                self._exchange.watch()
+                for pool in service.lifecycle.expire(service.clock()):
+                    log.info("pool.expired", pool=pool.name, tenant=pool.owner)
+                while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
+                    await asyncio.sleep(0)
+            except Exception:
+                log.exception("daemon.upkeep_failed")
+
+    def reload(self) -> None:
+        """Reads the token file again; a bad one is reported and changes nothing."""
+        path = self._settings.tokens
+        if path is None:
+            log.info("daemon.reload", hint="there is no token file to read again")
+            return
+        try:
+            tenants = Tenants.load(Path(path))
+        except ValueError as error:
+            log.error("daemon.reload_failed", error=str(error))
+            return
+        self._tenants = self._service.tenants = tenants
+        self._quotas.clear()
+        self._quotas.update(tenants.quotas())
+        for pool in self._service.lifecycle.table:
+            tenant = tenants.by_name.get(pool.policy.tenant)
+            pool.policy.tenant_weight = tenant.weight if tenant else 0
+        log.info("daemon.reloaded", tenants=len(tenants.by_name))
+
+    # ---- Ending ----
+
+    async def drain(self) -> None:
+        """Goes away gracefully: at most drain_timeout_seconds until every stream has ended."""
+        grace = self._settings.drain_timeout_seconds
+        log.info("daemon.draining", streams=len(self._exchange.streams), seconds=grace)
+        notify(STOPPING="1", STATUS="draining")
+        self._service.closing = True
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._exchange.drain(grace)
+        self._service.engine.draining = True
+        await self._exchange.emptied(grace)
+        if self._exchange.streams:
+            log.warning("daemon.cutting", streams=len(self._exchange.streams))
+
+    async def stop(self) -> None:
+        """Stops serving; open streams are cut."""
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+            await asyncio.wait([self._upkeep])
+        await self._server.stop(0.2)
+        if self._metrics_server is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
+        self._service.engine.store.close()
+        if self.target.startswith("unix:"):
+            Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more
+        log.info("daemon.stopped")
+
+
+def _add_reflection(server: grpc.aio.Server) -> None:
+    # Imported on demand: it needs the descriptors of everything, and is off by default.
+    from grpc_reflection.v1alpha import reflection
+
+    from tmem.v1 import capabilities_pb2, extents_pb2, pages_pb2, pools_pb2
+
+    modules = (capabilities_pb2, extents_pb2, pages_pb2, pools_pb2)
+    names = [service.full_name for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)

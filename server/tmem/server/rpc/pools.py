@@ -1,0 +1,269 @@
+"""PoolsService: the life of pools, over the wire.
+
+Owns: its messages. What they mean is the lifecycle's business.
+"""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import structlog
+
+from tmem.server.store.interface import BlockListing
+from tmem.server.store.pools import Member, Pool, PoolRequest
+from tmem.server.tenants import Tenant
+from tmem.v1 import pools_pb2 as pb
+from tmem.v1.common_pb2 import PoolRef
+from tmem.wire.columns import collapse
+from tmem.wire.handles import split_object
+from tmem.wire.limits import PAGE_BYTES
+from tmem.wire.results import enum_field
+
+from .pages import parse
+from .service import Service, UnaryFunction, streaming, unary
+
+__all__ = ["PoolsHandlers", "pool_request"]
+
+log = structlog.get_logger(__name__)
+
+# 64 bytes of bitmap and up to 2 KiB of checksums each: messages of at most about 1 MiB, and short pauses between them.
+_BLOCKS_PER_MESSAGE = 512
+
+
+def pool_request(request: pb.CreatePoolRequest) -> PoolRequest:
+    """What a CreatePoolRequest asks for."""
+    return PoolRequest(
+        name=request.name,
+        kind=request.kind,
+        page_size=request.page_size,
+        flags=request.flags,
+        quota_bytes=request.quota_bytes,
+        weight=request.weight,
+        durability=request.durability,
+        chunk_pages=request.chunk_pages,
+        abi_version=request.abi_version,
+        token=request.token,
+        uuid=request.uuid,
+        lost_epoch=request.lost_epoch,
+    )
+
+
+class PoolsHandlers:
+    """The service's handlers.
+
+    Args:
+        service: the parts of the daemon.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._lifecycle = service.lifecycle
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The service, ready to be added to a server."""
+        functions: dict[str, UnaryFunction] = {
+            "CreatePool": self.create,
+            "OpenPool": self.open,
+            "JoinPool": self.join,
+            "AuthorizeTenant": self.authorize,
+            "DeauthorizeTenant": self.deauthorize,
+            "LeavePool": self.leave,
+            "ListPools": self.list,
+            "FreezePool": self.freeze,
+            "ThawPool": self.thaw,
+            "ResizePool": self.resize,
+            "DestroyPool": self.destroy,
+            "StatPool": self.stat,
+        }
+        methods: dict[str, Any] = {
+            name: unary(self._service, f"PoolsService/{name}", function) for name, function in functions.items()
+        }
+        methods["ListPages"] = streaming(self._service, "PoolsService/ListPages", self.list_pages)
+        return grpc.method_handlers_generic_handler("tmem.v1.PoolsService", methods)
+
+    # ---- Making and entering ----
+
+    def create(self, tenant: Tenant, data: bytes) -> bytes:
+        """CreatePoolRequest to CreatePoolResponse."""
+        request = pool_request(parse(data, pb.CreatePoolRequest()))
+        pool, member = self._lifecycle.create(
+            tenant.name,
+            request,
+            self._service.clock(),
+            tenant_weight=tenant.weight,
+            max_pools=tenant.max_pools,
+        )
+        log.info("pool.created", pool=pool.name, kind=pool.kind.name, tenant=tenant.name)
+        return pb.CreatePoolResponse(
+            pool=_describe(pool, member.pool_id), token=member.token, generation=member.generation
+        ).SerializeToString()
+
+    def open(self, tenant: Tenant, data: bytes) -> bytes:
+        """OpenPoolRequest to OpenPoolResponse."""
+        request = parse(data, pb.OpenPoolRequest())
+        pool, member = self._lifecycle.open(tenant.name, request.name, request.token, self._service.clock())
+        log.info("pool.opened", pool=pool.name, generation=member.generation, tenant=tenant.name)
+        return pb.OpenPoolResponse(
+            pool=_describe(pool, member.pool_id), generation=member.generation
+        ).SerializeToString()
+
+    def join(self, tenant: Tenant, data: bytes) -> bytes:
+        """JoinPoolRequest to JoinPoolResponse."""
+        request = parse(data, pb.JoinPoolRequest())
+        pool, member = self._lifecycle.join(tenant.name, request.uuid, self._service.clock())
+        log.info("pool.joined", pool=pool.name, generation=member.generation, tenant=tenant.name)
+        return pb.JoinPoolResponse(
+            pool=_describe(pool, member.pool_id), token=member.token, generation=member.generation
+        ).SerializeToString()
+
+    def authorize(self, tenant: Tenant, data: bytes) -> bytes:
+        """AuthorizeTenantRequest to AuthorizeTenantResponse."""
+        request = parse(data, pb.AuthorizeTenantRequest())
+        pool, member = self._resolve(tenant, request.pool)
+        self._lifecycle.table.authorize(pool, member, request.tenant, allowed=True)
+        return pb.AuthorizeTenantResponse().SerializeToString()
+
+    def deauthorize(self, tenant: Tenant, data: bytes) -> bytes:
+        """DeauthorizeTenantRequest to DeauthorizeTenantResponse."""
+        request = parse(data, pb.DeauthorizeTenantRequest())
+        pool, member = self._resolve(tenant, request.pool)
+        self._lifecycle.table.authorize(pool, member, request.tenant, allowed=False)
+        return pb.DeauthorizeTenantResponse().SerializeToString()
+
+    # ---- Looking ----
+
+    def list(self, tenant: Tenant, data: bytes) -> bytes:
+        """ListPoolsRequest to ListPoolsResponse."""
+        parse(data, pb.ListPoolsRequest())
+        pools = [_describe(pool, pool_id) for pool, pool_id in self._lifecycle.table.of_tenant(tenant.name)]
+        return pb.ListPoolsResponse(pools=pools).SerializeToString()
+
+    async def list_pages(self, tenant: Tenant, data: bytes) -> AsyncIterator[bytes]:
+        """ListPagesRequest to ListPagesResponses."""
+        request = parse(data, pb.ListPagesRequest())
+        pool, _ = self._resolve(tenant, request.pool)
+        batch: list[BlockListing] = []
+        for block in self._service.engine.store.blocks(pool.key):
+            batch.append(block)
+            if len(batch) == _BLOCKS_PER_MESSAGE:
+                yield _listing(pool, batch, with_crcs=request.with_crc32c)
+                batch.clear()
+                await asyncio.sleep(0)
+                if pool.gone:
+                    return
+        # At least one message, so that the caller learns the epoch.
+        yield _listing(pool, batch, with_crcs=request.with_crc32c)
+
+    def stat(self, tenant: Tenant, data: bytes) -> bytes:
+        """StatPoolRequest to StatPoolResponse."""
+        request = parse(data, pb.StatPoolRequest())
+        pool, member = self._lifecycle.table.find(tenant.name, request.pool.pool_id, request.pool.token)
+        counts = self._service.engine.store.counts(pool.key)
+        counters = pool.counters
+        return pb.StatPoolResponse(
+            pool=_describe(pool, member.pool_id),
+            stat=pb.PoolStat(
+                pages=counts.pages,
+                objects=counts.objects,
+                blocks=counts.blocks,
+                payload_bytes=counts.payload_bytes,
+                index_bytes=counts.index_bytes,
+                dead_bytes=counts.dead_bytes,
+                same_filled_pages=counts.same_filled_pages,
+                raw_pages=counts.raw_pages,
+                puts_stored=counters.puts_stored,
+                puts_refused=sum(counters.puts_refused.values()),
+                puts_replaced=counters.puts_replaced,
+                puts_dropped=counters.puts_dropped,
+                gets_hit=counters.gets_hit,
+                gets_missed=counters.gets_missed,
+                gets_failed=counters.gets_lost + counters.gets_corrupt + sum(counters.gets_refused.values()),
+                flushes_asked=counters.flushes_asked,
+                flushes_found=counters.flushes_found,
+                object_flushes_asked=counters.object_flushes_asked,
+                object_flushes_found=counters.object_flushes_found,
+                evicted=counts.evicted,
+            ),
+        ).SerializeToString()
+
+    # ---- Changing and leaving ----
+
+    def freeze(self, tenant: Tenant, data: bytes) -> bytes:
+        """FreezePoolRequest to FreezePoolResponse."""
+        pool, member = self._resolve(tenant, parse(data, pb.FreezePoolRequest()).pool)
+        pool.frozen = True
+        return pb.FreezePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
+
+    def thaw(self, tenant: Tenant, data: bytes) -> bytes:
+        """ThawPoolRequest to ThawPoolResponse."""
+        pool, member = self._resolve(tenant, parse(data, pb.ThawPoolRequest()).pool)
+        pool.frozen = False
+        return pb.ThawPoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
+
+    def resize(self, tenant: Tenant, data: bytes) -> bytes:
+        """ResizePoolRequest to ResizePoolResponse."""
+        request = parse(data, pb.ResizePoolRequest())
+        pool, member = self._resolve(tenant, request.pool)
+        self._lifecycle.resize(
+            pool,
+            request.quota_bytes if request.HasField("quota_bytes") else None,
+            request.weight if request.HasField("weight") else None,
+        )
+        return pb.ResizePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
+
+    def leave(self, tenant: Tenant, data: bytes) -> bytes:
+        """LeavePoolRequest to LeavePoolResponse."""
+        pool, member = self._resolve(tenant, parse(data, pb.LeavePoolRequest()).pool)
+        dropped, destroyed = self._lifecycle.leave(pool, member)
+        return pb.LeavePoolResponse(dropped_pages=dropped, destroyed=destroyed).SerializeToString()
+
+    def destroy(self, tenant: Tenant, data: bytes) -> bytes:
+        """DestroyPoolRequest to DestroyPoolResponse."""
+        pool, _ = self._resolve(tenant, parse(data, pb.DestroyPoolRequest()).pool)
+        pages = self._lifecycle.destroy(pool)
+        log.info("pool.destroyed", pool=pool.name, pages=pages, tenant=tenant.name)
+        return pb.DestroyPoolResponse(dropped_pages=pages).SerializeToString()
+
+    def _resolve(self, tenant: Tenant, ref: PoolRef) -> tuple[Pool, Member]:
+        return self._lifecycle.table.resolve(tenant.name, ref.pool_id, ref.token, ref.generation)
+
+
+def _describe(pool: Pool, pool_id: int) -> pb.Pool:
+    policy = pool.policy
+    return pb.Pool(
+        pool_id=pool_id,
+        name=pool.name,
+        kind=enum_field(pool.kind),
+        page_size=PAGE_BYTES,
+        flags=int(pool.flags),
+        quota_bytes=policy.quota_bytes,
+        weight=policy.weight,
+        durability=enum_field(policy.durability),
+        chunk_pages=policy.chunk_pages,
+        owner=pool.owner,
+        uuid=pool.uuid,
+        epoch=pool.epoch,
+        generation=pool.generation,
+        incomplete=pool.incomplete,
+        frozen=pool.frozen,
+        parked=pool.parked,
+    )
+
+
+def _listing(pool: Pool, blocks: list[BlockListing], *, with_crcs: bool) -> bytes:
+    words = [split_object(block.object) for block in blocks]
+    crcs = array("I")
+    if with_crcs:
+        for block in blocks:
+            crcs.extend(block.crcs)
+    return pb.ListPagesResponse(
+        epoch=pool.epoch,
+        object_low=collapse([word[0] for word in words], 0),
+        object_mid=collapse([word[1] for word in words], 0),
+        object_high=collapse([word[2] for word in words], 0),
+        block=[block.block for block in blocks],
+        bitmaps=b"".join(block.bitmap for block in blocks),
+        page_crc32c=crcs,
+    ).SerializeToString()
