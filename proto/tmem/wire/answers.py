@@ -30,6 +30,7 @@ __all__ = [
     "Malformed",
     "Pages",
     "PutAnswer",
+    "Response",
     "Run",
     "decode_answer",
     "encode_answer",

@@ -46,6 +46,7 @@ __all__ = [
     "encode_flush_object",
     "encode_get",
     "encode_put",
+    "readdress",
 ]
 
 _LZ4 = int(Encoding.LZ4)
@@ -219,6 +220,14 @@ def encode_control(message: pb.Open | pb.Attach | pb.Heartbeat) -> bytes:
     else:
         request.heartbeat.CopyFrom(message)
     return request.SerializeToString()
+
+
+def readdress(message: bytes, header: Header) -> bytes:
+    """The same batch under another header, for a pool that was made again; its body is copied once."""
+    request, body, _ = parse(message, pb.ExchangeRequest(), "body")
+    batch = getattr(request, request.WhichOneof("kind") or "")
+    _fill_header(batch.header, header)
+    return join(request.SerializeToString(), [body], len(body))
 
 
 # ---- Decoding ----

@@ -7,6 +7,7 @@ command's own.
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -92,6 +93,9 @@ def _serve(loaded: Loaded, command: str | None) -> int:
 
 
 async def _run(loaded: Loaded, command: str | None) -> int:
+    # gRPC's fork handlers are for programs that fork and go on; the daemon only starts commands. Without them it says
+    # nothing about threads at each start. Must be set before gRPC is loaded.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     # Imported here: a bad flag is answered before gRPC is loaded.
     from .daemon import Daemon
     from .host.captive import Captive

@@ -10,7 +10,7 @@ client or a page. The first 100 pools by name have a label of their own, `TENANT
 
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -78,6 +78,7 @@ class Metrics:
     """
 
     def __init__(self, version: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the lines of a scrape, and nobody asks for them
         self.registry = CollectorRegistry()
         self.sources: Sources | None = None
         self._version = version

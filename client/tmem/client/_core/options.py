@@ -1,0 +1,53 @@
+"""What a client can be told about itself."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tmem.wire.errors import InvalidOption
+from tmem.wire.limits import MAX_MESSAGE_BYTES
+
+__all__ = ["Options"]
+
+
+def _default_name() -> str:
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    return f"{program}[{os.getpid()}]@{socket.gethostname()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Settings of one client.
+
+    Attributes:
+        token: the tenant's bearer token, if the server wants one.
+        name: what the server calls this client in its logs.
+        read_timeout: seconds until a get gives up; write_timeout: until a put or flush does.
+        call_timeout: seconds until a call about pools gives up; connect_timeout: until `connect` does.
+        window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
+
+    Raises:
+        InvalidOption: a time-out that is not positive, or a window too small for one message.
+    """
+
+    token: str | None = None
+    name: str = ""
+    read_timeout: float = 30.0
+    write_timeout: float = 10.0
+    call_timeout: float = 10.0
+    connect_timeout: float = 10.0
+    window_bytes: int = 8 << 20
+    window_batches: int = 1024
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", _default_name())
+        for setting in ("read_timeout", "write_timeout", "call_timeout", "connect_timeout"):
+            if not getattr(self, setting) > 0:
+                raise InvalidOption(f"{setting} is {getattr(self, setting)}, and must be more than 0 seconds")
+        if self.window_bytes < MAX_MESSAGE_BYTES:
+            raise InvalidOption(f"window_bytes is {self.window_bytes}; one message may have {MAX_MESSAGE_BYTES}")
+        if self.window_batches < 1:
+            raise InvalidOption(f"window_batches is {self.window_batches}, and must be 1 or more")

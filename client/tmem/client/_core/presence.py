@@ -1,0 +1,159 @@
+"""The presence map: what a client knows of its private pool.
+
+Owns: for each page whether it is stored, whether that is uncertain, and the CRC32C of what was last STORED. So a get of
+something never stored costs no call, and an old page that comes back with a valid checksum is recognised.
+
+States of a page
+    absent      never stored, or removed: a get is a miss without a call
+    stored      STORED was answered; its CRC is known unless it comes from a listing without CRCs
+    uncertain   a write of it is unanswered, or was given up: gets ask the server and believe what they get
+A write in flight lays `uncertain` over the state before; a refusal that changed nothing uncovers it again.
+
+Memory: 4 B a page for CRCs and 3 bits for states, per block that was ever touched.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from tmem.wire.handles import Extent
+from tmem.wire.limits import BLOCK_PAGES
+
+__all__ = ["BlockMap", "PresenceMap", "mask_of"]
+
+_NO_CRCS = array("I", bytes(4 * BLOCK_PAGES))
+
+
+def mask_of(extent: Extent) -> int:
+    """The extent's pages as bits of its block."""
+    return ((1 << extent.pages) - 1) << extent.first
+
+
+class BlockMap:
+    """One block; pages are bits 0..511.
+
+    Attributes:
+        stored, uncertain, with_crc: masks. A page that is stored but not in with_crc has an unknown CRC.
+        crcs: CRC32C by page; meaningful where with_crc is set.
+    """
+
+    __slots__ = ("crcs", "stored", "uncertain", "with_crc")
+
+    def __init__(self) -> None:
+        self.stored = 0
+        self.uncertain = 0
+        self.with_crc = 0
+        self.crcs = array("I", _NO_CRCS)
+
+
+class PresenceMap:
+    """All blocks of one pool.
+
+    Attributes:
+        absent_is_lost: the pool was made again after a loss, and this map does not know what was stored before: a page
+            that it does not hold may have been, so it is lost, unless this client removed it itself.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[int, int], BlockMap] = {}
+        self._removed: dict[tuple[int, int], int] = {}
+        self.absent_is_lost = False
+
+    def block(self, extent: Extent) -> BlockMap | None:
+        """What is known of the extent's block; None = all absent."""
+        return self._blocks.get((extent.object, extent.block))
+
+    def objects(self) -> set[int]:
+        """The objects of which anything is stored or uncertain."""
+        return {obj for (obj, _), block in self._blocks.items() if block.stored or block.uncertain}
+
+    def blocks_of(self, obj: int) -> Iterator[tuple[int, BlockMap]]:
+        """The blocks of one object."""
+        return ((number, block) for (owner, number), block in list(self._blocks.items()) if owner == obj)
+
+    def counts(self) -> tuple[int, int]:
+        """How many pages are stored, and how many uncertain."""
+        blocks = list(self._blocks.values())
+        return sum(block.stored.bit_count() for block in blocks), sum(block.uncertain.bit_count() for block in blocks)
+
+    def was_removed(self, extent: Extent, page: int) -> bool:
+        """Whether this client removed a page (counted in its block), so that its absence is no loss."""
+        return bool(self._removed.get((extent.object, extent.block), 0) >> page & 1)
+
+    # ---- Writes ----
+
+    def begin(self, extent: Extent) -> None:
+        """A write of these pages is on its way."""
+        self._touch(extent).uncertain |= mask_of(extent)
+
+    def stored(self, extent: Extent, crcs: Sequence[int]) -> None:
+        """They were STORED; `crcs` is one CRC32C for each, as an array of unsigned ints."""
+        block = self._touch(extent)
+        mask = mask_of(extent)
+        block.stored |= mask
+        block.with_crc |= mask
+        block.uncertain &= ~mask
+        block.crcs[extent.first : extent.first + extent.pages] = array("I", crcs)
+        self._forget_removal(extent, mask)
+
+    def absent(self, extent: Extent) -> None:
+        """They are gone, by a flush or by a refusal."""
+        key = (extent.object, extent.block)
+        mask = mask_of(extent)
+        block = self._blocks.get(key)
+        if block is not None:
+            block.stored &= ~mask
+            block.uncertain &= ~mask
+            if not block.stored and not block.uncertain:
+                del self._blocks[key]
+        if self.absent_is_lost:
+            self._removed[key] = self._removed.get(key, 0) | mask
+
+    def unchanged(self, extent: Extent) -> None:
+        """The write changed nothing: what was known before holds again."""
+        key = (extent.object, extent.block)
+        block = self._blocks.get(key)
+        if block is not None:
+            block.uncertain &= ~mask_of(extent)
+            if not block.stored and not block.uncertain:
+                del self._blocks[key]
+
+    def missing(self, extent: Extent, page: int) -> None:
+        """An ephemeral page (counted in its block) is no longer on the server."""
+        self.absent(Extent(extent.object, extent.block * BLOCK_PAGES + page, 1))
+
+    # ---- Wholesale ----
+
+    def listed(self, obj: int, number: int, bitmap: int, crcs: Sequence[int] | None) -> None:
+        """The server says which pages of a block it holds; never clears what is known to be stored."""
+        extent = Extent(obj, number * BLOCK_PAGES, BLOCK_PAGES)
+        block = self._touch(extent)
+        new = bitmap & ~block.stored
+        block.stored |= new
+        if crcs is None:
+            return
+        position = 0
+        for page in range(BLOCK_PAGES):
+            if bitmap >> page & 1:
+                if new >> page & 1:
+                    block.crcs[page] = crcs[position]
+                    block.with_crc |= 1 << page
+                position += 1
+
+    def forget(self) -> None:
+        """Nothing is stored any more (an ephemeral pool whose server came back empty)."""
+        for key, block in list(self._blocks.items()):
+            block.stored = block.with_crc = 0
+            if not block.uncertain:
+                del self._blocks[key]
+
+    def _touch(self, extent: Extent) -> BlockMap:
+        key = (extent.object, extent.block)
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = BlockMap()
+        return block
+
+    def _forget_removal(self, extent: Extent, mask: int) -> None:
+        key = (extent.object, extent.block)
+        if self._removed and key in self._removed:
+            self._removed[key] &= ~mask
