@@ -48,10 +48,11 @@ format: venv  ## put the code into its form
 	$(BIN)/ruff check --fix .
 	cd proto && ../$(BIN)/buf format --write
 
-gen: venv  ## generate the code of the contract from proto/tmem/v1
+gen: venv  ## generate the contract's code, and the blocking face of the client
 	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I. --python_out=. --mypy_out=quiet:. $(PROTOS:proto/%=%)
 	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I. --grpc_python_out=. --mypy_grpc_out=quiet:. \
 		$(filter-out %/common.proto,$(PROTOS:proto/%=%))
+	$(BIN)/python client/generate_sync.py
 
 lock: venv  ## pin every dependency anew in requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-annotate \

@@ -481,7 +481,9 @@ class BatchHeader(_message.Message):
     epoch: _builtins.int
     """The epoch that the caller believes in, as in PoolRef."""
     answer_bytes: _builtins.int
-    """The most bytes of body that the answer may have; part of the batch's cost. Only gets and echoes have an answer body."""
+    """The most bytes of body that the answer may have; part of the batch's cost. A get's is at least 4096 for each page
+    that it asks for; with more, up to the whole chunks around them, the server need not expand chunks that do not fit.
+    """
     def __init__(
         self,
         *,
@@ -793,7 +795,9 @@ Global___GetAnswer: _TypeAlias = GetAnswer  # noqa: Y015
 
 @_typing.final
 class Runs(_message.Message):
-    """Runs of hit pages: n runs, n = length of `sequence`. Every position whose code is HIT lies in exactly one run."""
+    """Runs of hit pages: n runs, n = length of `sequence`. Every position whose code is HIT lies in exactly one run; a run
+    lies in one extent of the request, and runs come in order of their positions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

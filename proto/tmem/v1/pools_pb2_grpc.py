@@ -184,14 +184,15 @@ class PoolsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DestroyPool(self, request, context):
-        """Ends the pool and everything in it.
+        """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+        person reclaims what a dead client left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StatPool(self, request, context):
-        """Counts of one pool.
+        """Counts of one pool. Without a token: of any pool of the caller's own tenant.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

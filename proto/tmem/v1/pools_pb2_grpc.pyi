@@ -56,9 +56,11 @@ class PoolsServiceStub:
     ResizePool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]
     """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
     DestroyPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]
-    """Ends the pool and everything in it."""
+    """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+    person reclaims what a dead client left.
+    """
     StatPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]
-    """Counts of one pool."""
+    """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
 @_typing.type_check_only
 class PoolsServiceAsyncStub(PoolsServiceStub):
@@ -88,9 +90,11 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     ResizePool: _aio.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]  # type: ignore[assignment]
     """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
     DestroyPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]  # type: ignore[assignment]
-    """Ends the pool and everything in it."""
+    """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+    person reclaims what a dead client left.
+    """
     StatPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]  # type: ignore[assignment]
-    """Counts of one pool."""
+    """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
 class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
     """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason."""
@@ -189,7 +193,9 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.DestroyPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.DestroyPoolResponse, _abc.Awaitable[_pools_pb2.DestroyPoolResponse]]:
-        """Ends the pool and everything in it."""
+        """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+        person reclaims what a dead client left.
+        """
 
     @_abc_1.abstractmethod
     def StatPool(
@@ -197,6 +203,6 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.StatPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.StatPoolResponse, _abc.Awaitable[_pools_pb2.StatPoolResponse]]:
-        """Counts of one pool."""
+        """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
 def add_PoolsServiceServicer_to_server(servicer: PoolsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -80,6 +80,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unsettled",
+    "explain",
     "refusal",
 ]
 
@@ -319,8 +320,15 @@ def refusal(reason: int, message: str) -> Refused:
 
     A reason that a newer server invented is a plain Refused: its number is in the message.
     """
-    try:
-        row = TABLE[Reason(reason)]
-    except (KeyError, ValueError):
+    row = TABLE.get(reason)  # type: ignore[call-overload]
+    if row is None:
         return Refused(f"{message} (reason {reason})")
-    return row.error(message)
+    error: Refused = row.error(message)
+    return error
+
+
+def explain(reason: int) -> str:
+    """What a reason means, for a message."""
+    row = TABLE.get(reason)  # type: ignore[call-overload]
+    text = (row.error.__doc__ or "") if row is not None else ""
+    return f"{Reason(reason).name}: {text}" if row is not None else f"reason {reason}"

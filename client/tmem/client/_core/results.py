@@ -7,7 +7,7 @@ results their `ack`.
 from collections.abc import Callable
 from typing import Any
 
-from tmem.wire.errors import Closed, PageCorrupt, PageLost, PageMissing, TmemError, refusal
+from tmem.wire.errors import Closed, PageCorrupt, PageLost, PageMissing, TmemError, explain, refusal
 from tmem.wire.handles import Extent, Version
 from tmem.wire.results import Code, Reason
 
@@ -56,7 +56,7 @@ class PutResult(Result):
     def settle(self, reason: int) -> None:
         """Ends the result: 0 = stored."""
         if reason:
-            self.error = refusal(reason, f"put of {describe(self.extent)} was refused")
+            self.error = refusal(reason, f"put of {describe(self.extent)} was refused, {explain(reason)}")
             self.reason = Reason(reason) if reason in Reason._value2member_map_ else Reason.UNSPECIFIED
         else:
             self.stored = True
@@ -84,7 +84,7 @@ class FlushResult(Result):
         """Ends the result."""
         self.found = found
         if reason:
-            self.error = refusal(reason, f"flush of {self.what} was refused")
+            self.error = refusal(reason, f"flush of {self.what} was refused, {explain(reason)}")
         self.done = True
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class GetResult(Result):
         for position in positions:
             self.pages[position] = _REFUSED
         if self.error is None:
-            self.error = refusal(reason, f"get of {describe(self.extent)} was refused")
+            self.error = refusal(reason, f"get of {describe(self.extent)} was refused, {explain(reason)}")
 
     def ack(self) -> Any:
         """Removes the hit pages from the pool, each only if it is still what this get returned.

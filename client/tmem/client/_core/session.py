@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from tmem.v1 import extents_pb2 as pb
 from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.answers import Answer, Response
-from tmem.wire.errors import Closed, DeadlineExceeded, ProtocolError, TmemError, refusal
+from tmem.wire.errors import Closed, DeadlineExceeded, ProtocolError, TmemError, explain, refusal
 from tmem.wire.handles import Extent
 from tmem.wire.limits import PROTOCOL_VERSION, SESSION_ID_BYTES
 from tmem.wire.requests import encode_control
@@ -373,7 +373,10 @@ class SessionCore:
             if int(state.reason) == Reason.NO_SUCH_POOL and lost and pool.recreate is not None:
                 again.append(pool)
             elif state.reason:
-                error = refusal(state.reason, f"the server lets this client no longer work on pool {pool.name!r}")
+                error = refusal(
+                    state.reason,
+                    f"the server lets this client no longer work on pool {pool.name!r}, {explain(state.reason)}",
+                )
                 failed += self._fail_pool(pool, error)
             else:
                 self._take_state(pool, state, floor)

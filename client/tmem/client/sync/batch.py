@@ -1,3 +1,4 @@
+# Made from ../aio/batch.py by client/generate_sync.py; change it there.
 """Many operations in flight from one thread.
 
 Owns: `Batch`: items become batches of up to a block of pages, which are sent as they fill up; leaving the `with` block sends

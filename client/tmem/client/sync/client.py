@@ -1,3 +1,4 @@
+# Made from ../aio/client.py by client/generate_sync.py; change it there.
 """A client, blocking."""
 
 from types import TracebackType
@@ -9,6 +10,7 @@ from google.protobuf.message import Message
 from tmem.client._core.calls import (
     Call,
     PoolInfo,
+    PoolStat,
     call_metadata,
     create_pool,
     get_capabilities,
@@ -22,18 +24,18 @@ from tmem.client._core.operations import EchoOperation
 from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.v1 import capabilities_pb2, pools_pb2
-from tmem.wire.limits import client_channel_options
+from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.pages import splice_page
 
 from .pool import Pool
-from .stream import Stream
+from .stream import Stream, open_channel
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "open_client"]
 
 R = TypeVar("R", bound=Message)
 
 
-def connect(target: str, **options: Any) -> "Client":
+def open_client(target: str, **options: Any) -> "Client":
     """Connects to a tmem server.
 
     Args:
@@ -44,7 +46,13 @@ def connect(target: str, **options: Any) -> "Client":
         Unavailable: nobody answers there. Unauthenticated: the server wants another token.
         InvalidOption: an option that can't be.
     """
-    return Client(target, Options(**options))
+    client = Client(target, Options(**options))
+    try:
+        client.capabilities = client.call(get_capabilities(), client.options.connect_timeout)
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 class Client:
@@ -61,17 +69,11 @@ class Client:
         self.target = target
         self.options = options
         self.counters = ClientCounters()
-        self._channel = grpc.insecure_channel(target, options=client_channel_options())
+        self._channel = open_channel(target)
         self._metadata = call_metadata(options)
         self._methods: dict[str, Any] = {}
         self._stream = Stream(self._channel, target, options, self.counters)
-        try:
-            self.capabilities: capabilities_pb2.GetCapabilitiesResponse = self.call(
-                get_capabilities(), options.connect_timeout
-            )
-        except BaseException:
-            self._channel.close()
-            raise
+        self.capabilities = capabilities_pb2.GetCapabilitiesResponse()
 
     def __enter__(self) -> Self:
         return self
@@ -191,6 +193,21 @@ class Client:
         """The pools of this tenant."""
         listed = self.call(Call("PoolsService/ListPools", pools_pb2.ListPoolsRequest(), pools_pb2.ListPoolsResponse))
         return [PoolInfo.of(pool) for pool in listed.pools]
+
+    def stat_pool(self, pool_id: int) -> PoolStat:
+        """Counts of a pool of this tenant, whoever works on it."""
+        request = pools_pb2.StatPoolRequest(pool=PoolRef(pool_id=pool_id))
+        return PoolStat.of((self.call(Call("PoolsService/StatPool", request, pools_pb2.StatPoolResponse))).stat)
+
+    def destroy_parked(self, pool_id: int) -> int:
+        """Ends a pool that a dead client of this tenant left; answers how many pages went with it.
+
+        Raises:
+            Forbidden: a client works on it. NoSuchPool: there is none.
+        """
+        request = pools_pb2.DestroyPoolRequest(pool=PoolRef(pool_id=pool_id))
+        call = Call("PoolsService/DestroyPool", request, pools_pb2.DestroyPoolResponse)
+        return (self.call(call)).dropped_pages
 
     def _adopt(self, core: PoolCore) -> Pool:
         with self._stream.lock:

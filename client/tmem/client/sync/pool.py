@@ -1,3 +1,4 @@
+# Made from ../aio/pool.py by client/generate_sync.py; change it there.
 """A pool, blocking."""
 
 from typing import Protocol, TypeVar
@@ -195,12 +196,12 @@ class Pool(PoolFace):
     def stat(self) -> PoolStat:
         """Counts of the pool, from the server."""
         request = pb.StatPoolRequest(pool=ref(self._core))
-        return PoolStat.of(self._caller.call(Call("PoolsService/StatPool", request, pb.StatPoolResponse)).stat)
+        return PoolStat.of((self._caller.call(Call("PoolsService/StatPool", request, pb.StatPoolResponse))).stat)
 
     def info(self) -> PoolInfo:
         """The pool as the server describes it."""
         request = pb.StatPoolRequest(pool=ref(self._core))
-        return PoolInfo.of(self._caller.call(Call("PoolsService/StatPool", request, pb.StatPoolResponse)).pool)
+        return PoolInfo.of((self._caller.call(Call("PoolsService/StatPool", request, pb.StatPoolResponse))).pool)
 
     def freeze(self) -> None:
         """Refuses puts from now on; gets and flushes go on."""

@@ -30,13 +30,19 @@ from tmem.wire.answers import (
 )
 from tmem.wire.codec import Codec
 from tmem.wire.errors import Closed, DeadlineExceeded, ProtocolError, TmemError, Unauthenticated, Unavailable
+from tmem.wire.limits import client_channel_options
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "open_channel"]
 
 _BACKOFF_SECONDS = (0.02, 0.5)
 _MAX_UNANSWERED_HEARTBEATS = 3
 _JOIN_SECONDS = 2.0
 _ANSWERS = (PutAnswer, GetAnswer, FlushAnswer, FlushObjectAnswer, EchoAnswer, Malformed)
+
+
+def open_channel(target: str) -> grpc.Channel:
+    """A channel to a server; nothing is sent before the first call."""
+    return grpc.insecure_channel(target, options=client_channel_options())
 
 
 class Stream:

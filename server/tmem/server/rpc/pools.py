@@ -17,6 +17,7 @@ from tmem.server.tenants import Tenant
 from tmem.v1 import pools_pb2 as pb
 from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.columns import collapse
+from tmem.wire.errors import Forbidden
 from tmem.wire.handles import split_object
 from tmem.wire.limits import PAGE_BYTES
 from tmem.wire.results import enum_field
@@ -159,11 +160,16 @@ class PoolsHandlers:
     def stat(self, tenant: Tenant, data: bytes) -> bytes:
         """StatPoolRequest to StatPoolResponse."""
         request = parse(data, pb.StatPoolRequest())
-        pool, member = self._lifecycle.table.find(tenant.name, request.pool.pool_id, request.pool.token)
+        table = self._lifecycle.table
+        ref = request.pool
+        if ref.token:
+            pool, _ = table.find(tenant.name, ref.pool_id, ref.token)
+        else:
+            pool = table.owned(tenant.name, ref.pool_id)
         counts = self._service.engine.store.counts(pool.key)
         counters = pool.counters
         return pb.StatPoolResponse(
-            pool=_describe(pool, member.pool_id),
+            pool=_describe(pool, ref.pool_id),
             stat=pb.PoolStat(
                 pages=counts.pages,
                 objects=counts.objects,
@@ -221,7 +227,13 @@ class PoolsHandlers:
 
     def destroy(self, tenant: Tenant, data: bytes) -> bytes:
         """DestroyPoolRequest to DestroyPoolResponse."""
-        pool, _ = self._resolve(tenant, parse(data, pb.DestroyPoolRequest()).pool)
+        ref = parse(data, pb.DestroyPoolRequest()).pool
+        if ref.token:
+            pool, _ = self._resolve(tenant, ref)
+        else:
+            pool = self._lifecycle.table.owned(tenant.name, ref.pool_id)
+            if not pool.parked:
+                raise Forbidden(f"a client works on pool {pool.name!r}: only it, or whoever has the token, may end it")
         pages = self._lifecycle.destroy(pool)
         log.info("pool.destroyed", pool=pool.name, pages=pages, tenant=tenant.name)
         return pb.DestroyPoolResponse(dropped_pages=pages).SerializeToString()

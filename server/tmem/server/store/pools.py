@@ -354,6 +354,17 @@ class PoolTable:
             raise Fenced(f"pool {pool.name!r} was opened again: generation {member.generation}, not {generation}")
         return pool, member
 
+    def owned(self, tenant: str, pool_id: int) -> Pool:
+        """A pool that the tenant made, without showing its token.
+
+        Raises:
+            NoSuchPool: none.
+        """
+        pool = self._by_id.get((tenant, pool_id))
+        if pool is None or pool.owner != tenant:
+            raise NoSuchPool(f"tenant {tenant} has made no pool {pool_id}")
+        return pool
+
     def of_tenant(self, tenant: str) -> list[tuple[Pool, int]]:
         """The tenant's pools with their numbers."""
         return [(pool, pool_id) for (owner, pool_id), pool in self._by_id.items() if owner == tenant]

@@ -1,0 +1,249 @@
+"""A client, for asyncio."""
+
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tmem.client._core.calls import (
+    Call,
+    PoolInfo,
+    PoolStat,
+    call_metadata,
+    create_pool,
+    get_capabilities,
+    list_pages,
+    recreation,
+    take_listing,
+    translate,
+)
+from tmem.client._core.counters import ClientCounters
+from tmem.client._core.operations import EchoOperation
+from tmem.client._core.options import Options
+from tmem.client._core.pool import PoolCore
+from tmem.v1 import capabilities_pb2, pools_pb2
+from tmem.v1.common_pb2 import PoolRef
+from tmem.wire.pages import splice_page
+
+from .pool import Pool
+from .stream import Stream, open_channel
+
+__all__ = ["Client", "open_client"]
+
+R = TypeVar("R", bound=Message)
+
+
+async def open_client(target: str, **options: Any) -> "Client":
+    """Connects to a tmem server.
+
+    Args:
+        target: "HOST:PORT" or "unix:PATH".
+        options: fields of Options, such as token="..." or read_timeout=5.
+
+    Raises:
+        Unavailable: nobody answers there. Unauthenticated: the server wants another token.
+        InvalidOption: an option that can't be.
+    """
+    client = Client(target, Options(**options))
+    try:
+        client.capabilities = await client.call(get_capabilities(), client.options.connect_timeout)
+    except BaseException:
+        await client.close()
+        raise
+    return client
+
+
+class Client:
+    """A connection to a server, and the session on it. Use it in an `async with` statement, or close it.
+
+    Attributes:
+        target: the server.
+        options: what it was made with.
+        counters: what it has done.
+        capabilities: what the server can do, as of the connection.
+    """
+
+    def __init__(self, target: str, options: Options) -> None:
+        self.target = target
+        self.options = options
+        self.counters = ClientCounters()
+        self._channel = open_channel(target)
+        self._metadata = call_metadata(options)
+        self._methods: dict[str, Any] = {}
+        self._stream = Stream(self._channel, target, options, self.counters)
+        self.capabilities = capabilities_pb2.GetCapabilitiesResponse()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<tmem Client {self.target}>"
+
+    async def close(self) -> None:
+        """Says goodbye: the session ends, its persistent pools are parked. Takes a bounded time."""
+        await self._stream.close()
+        await self._channel.close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many batches are unanswered."""
+        return self._stream.core.in_flight
+
+    @property
+    def peak_in_flight(self) -> tuple[int, int]:
+        """The most bytes and batches of credit that were ever in use at once."""
+        window = self._stream.core.window
+        return window.peak_bytes, window.peak_batches
+
+    # ---- Pools ----
+
+    async def create_pool(
+        self,
+        name: str,
+        kind: str = "persistent",
+        *,
+        quota_bytes: int = 0,
+        weight: int = 0,
+        durability: str = "memory",
+        chunk_pages: int = 0,
+        take: bool | None = None,
+        encrypted: bool = False,
+        uuid: bytes = b"",
+    ) -> Pool:
+        """Makes a pool.
+
+        Args:
+            name: unique within the tenant.
+            kind: "persistent", "ephemeral" or "shared".
+            quota_bytes: of compressed pages and their index; 0 = no quota.
+            weight: share of memory for ephemeral pages among the tenant's pools.
+            durability: "memory", "disk" or "replicated", as far as the server offers it.
+            chunk_pages: pages compressed together, 1..16; 0 = the server's default.
+            take: whether gets take by default; None = as the kind does.
+            encrypted: pages are encrypted before they are put, so the server can't expand chunks.
+            uuid: 16 bytes by which others join a shared pool; empty = the server makes them.
+
+        Raises:
+            PoolExists: the name is taken. PoolLimit: the tenant has as many pools as it may. InvalidRequest: no such
+                pool can be.
+        """
+        call = create_pool(
+            name,
+            kind,
+            quota_bytes=quota_bytes,
+            weight=weight,
+            durability=durability,
+            chunk_pages=chunk_pages,
+            take=take,
+            encrypted=encrypted,
+            uuid=uuid,
+        )
+        made = await self.call(call)
+        core = PoolCore(made.pool, made.token, made.generation, recreation(made.pool, made.token))
+        return self._adopt(core)
+
+    async def open_pool(self, name: str, token: bytes, epoch: int | None = None) -> Pool:
+        """Takes over a pool of this tenant, after a crash or from another process; the writer before is fenced.
+
+        Args:
+            name: its name.
+            token: the secret that its maker got.
+            epoch: the epoch that was last known. If the pool has another one by now, the server lost it in between, and
+                what is absent may have been stored: it is LOST rather than a miss.
+
+        Raises:
+            NoSuchPool: no pool of this name that the token opens.
+        """
+        opened = await self.call(
+            Call(
+                "PoolsService/OpenPool",
+                pools_pb2.OpenPoolRequest(name=name, token=token),
+                pools_pb2.OpenPoolResponse,
+            )
+        )
+        core = PoolCore(opened.pool, token, opened.generation, recreation(opened.pool, token))
+        assert core.presence is not None
+        core.presence.absent_is_lost = opened.pool.incomplete if epoch is None else epoch != opened.pool.epoch
+        listing = list_pages(core)
+        method: Any = self._channel.unary_stream(listing.path, request_serializer=None, response_deserializer=None)
+        try:
+            async for data in method(
+                listing.request.SerializeToString(), timeout=self.options.call_timeout, metadata=self._metadata
+            ):
+                take_listing(core.presence, listing.parse(data))
+        except grpc.RpcError as error:
+            raise translate(error, listing.method, self.target) from error  # type: ignore[arg-type]
+        return self._adopt(core)
+
+    async def join_pool(self, uuid: bytes) -> Pool:
+        """Enters a shared pool; raises NoSuchPool without the right to."""
+        joined = await self.call(
+            Call("PoolsService/JoinPool", pools_pb2.JoinPoolRequest(uuid=uuid), pools_pb2.JoinPoolResponse)
+        )
+        return self._adopt(PoolCore(joined.pool, joined.token, joined.generation, None))
+
+    async def pools(self) -> list[PoolInfo]:
+        """The pools of this tenant."""
+        listed = await self.call(
+            Call("PoolsService/ListPools", pools_pb2.ListPoolsRequest(), pools_pb2.ListPoolsResponse)
+        )
+        return [PoolInfo.of(pool) for pool in listed.pools]
+
+    async def stat_pool(self, pool_id: int) -> PoolStat:
+        """Counts of a pool of this tenant, whoever works on it."""
+        request = pools_pb2.StatPoolRequest(pool=PoolRef(pool_id=pool_id))
+        return PoolStat.of((await self.call(Call("PoolsService/StatPool", request, pools_pb2.StatPoolResponse))).stat)
+
+    async def destroy_parked(self, pool_id: int) -> int:
+        """Ends a pool that a dead client of this tenant left; answers how many pages went with it.
+
+        Raises:
+            Forbidden: a client works on it. NoSuchPool: there is none.
+        """
+        request = pools_pb2.DestroyPoolRequest(pool=PoolRef(pool_id=pool_id))
+        call = Call("PoolsService/DestroyPool", request, pools_pb2.DestroyPoolResponse)
+        return (await self.call(call)).dropped_pages
+
+    def _adopt(self, core: PoolCore) -> Pool:
+        with self._stream.lock:
+            self._stream.send(self._stream.core.add_pool(core))
+        return Pool(core, self._stream, self.options, self.counters, self)
+
+    # ---- Measuring ----
+
+    async def echo(self, payload: bytes = b"", answer_bytes: int = 0, *, timeout: float | None = None) -> bytes:
+        """Sends bytes over the stream and back; with answer_bytes, that many zeros come back instead."""
+        operation = EchoOperation(payload, answer_bytes)
+        await self._stream.run(operation, timeout or self.options.read_timeout)
+        return bytes(operation.body)
+
+    async def echo_page_sync(self, payload: bytes = b"", answer_bytes: int = 0) -> int:
+        """The same by the unary call: the floor under get_page_sync; answers the size of the response."""
+        message = splice_page(capabilities_pb2.EchoRequest(answer_bytes=answer_bytes), payload)
+        path = "/tmem.v1.CapabilitiesService/Echo"
+        return len(await self.call_raw(path, message, self.options.read_timeout))
+
+    # ---- Calls ----
+
+    async def call(self, call: Call[R], timeout: float | None = None) -> R:
+        """Carries out a call about pools or the server."""
+        data = await self.call_raw(call.path, call.request.SerializeToString(), timeout or self.options.call_timeout)
+        return call.parse(data)
+
+    async def call_raw(self, path: str, data: bytes, timeout: float) -> bytes:
+        """Carries out a call of bytes to bytes."""
+        method = self._methods.get(path)
+        if method is None:
+            method = self._channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            self._methods[path] = method
+        try:
+            answer: bytes = await method(data, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise translate(error, path.rpartition("/")[2], self.target) from error  # type: ignore[arg-type]
+        return answer
