@@ -1,0 +1,5 @@
+"""`python -m tmem.cli` is `tmem`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,302 @@
+"""`tmem bench`: what a page and a megabyte cost, beside their floors, in one run.
+
+Owns: the measurements. Every speed is taken in rounds beside its own limit (LZ4 alone on the same data, an empty echo of the
+same bytes), so that the ratios hold when the machine's speed drifts; medians are printed with their spread. Data: the
+memory of a real process.
+"""
+
+import os
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import cramjam
+import lz4.block
+
+from tmem.client import Client, Pool
+from tmem.wire.limits import BLOCK_BYTES
+
+from .memory import PAGE_BYTES, blocks, read_memory, regions
+from .options import Server, server_options
+from .output import console, print_json, print_table, progress, talk
+from .workload import Workload
+
+__all__ = ["bench"]
+
+MIB = 1 << 20
+_CHUNK_BYTES = 16 * PAGE_BYTES
+
+
+@dataclass
+class Rates:
+    """Rounds of one thing."""
+
+    values: list[float]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> list[float]:
+        """The worst and the best round."""
+        return [min(self.values), max(self.values)]
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    """p50 and p99, in microseconds."""
+    ordered = sorted(values)
+    return {
+        "p50": round(ordered[len(ordered) // 2] * 1e6, 1),
+        "p99": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1e6, 1),
+    }
+
+
+def _capture(size: int) -> memoryview:
+    """That many bytes of the memory of a real process, from its largest mappings."""
+    memory = memoryview(bytearray(size))
+    with Workload(size * 5 // 4) as workload:
+        workload.await_built()
+        found = sorted(regions(workload.pid), key=lambda region: -region.size)
+        offset = 0
+        for address, block_bytes in blocks(found, BLOCK_BYTES):
+            length = min(block_bytes, size - offset)
+            read_memory(workload.pid, address, memory[offset : offset + length])
+            offset += length
+            if offset == size:
+                return memory
+    raise RuntimeError("the workload's memory is smaller than asked for")
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+class Bench:
+    """One run.
+
+    Args:
+        client: to the server.
+        memory: plain pages, a whole number of blocks.
+        rounds: of everything that is a rate.
+        calls: of everything that is a latency.
+    """
+
+    def __init__(self, client: Client, memory: memoryview, rounds: int, calls: int) -> None:
+        self._client = client
+        self._memory = memory
+        self._rounds = rounds
+        self._calls = calls
+        self._unique = secrets.token_hex(4)
+        self._blocks = [memory[at : at + BLOCK_BYTES] for at in range(0, len(memory), BLOCK_BYTES)]
+        self._megabytes = len(memory) / 1e6
+        self.report: dict[str, Any] = {}
+
+    def run(self, step: Callable[[str], None]) -> dict[str, Any]:
+        """Everything; `step` is told what comes next."""
+        step("extents")
+        self._extents()
+        step("lone pages")
+        self._lone_pages()
+        step("ratios")
+        self._ratios()
+        return self.report
+
+    # ---- Extents against LZ4 alone ----
+
+    def _extents(self) -> None:
+        pool = self._client.create_pool(f"bench-{self._unique}", chunk_pages=16)
+        back = memoryview(bytearray(len(self._memory)))
+        compressed = self._compress()
+        compress, put, decompress, get = Rates([]), Rates([]), Rates([]), Rates([])
+        self._put(pool)
+        self._get(pool, back)  # the first of each pays for page faults on both sides
+        copies = self._client.counters.copies
+        copied = (copies.put_pages, copies.get_pages)
+        messages = self._client.counters.messages_sent
+        for _ in range(self._rounds):
+            compress.values.append(self._megabytes / _seconds(self._compress))
+            put.values.append(self._megabytes / _seconds(lambda: self._put(pool)))
+            decompress.values.append(self._megabytes / _seconds(lambda: self._decompress(compressed, back)))
+            get.values.append(self._megabytes / _seconds(lambda: self._get(pool, back)))
+        blocks_moved = self._rounds * len(self._blocks)
+        self.report |= {
+            "messages_per_2mib": round((self._client.counters.messages_sent - messages) / (2 * blocks_moved), 3),
+            "full_size_copies_put": copies.put_pages - copied[0],
+            "full_size_copies_get": copies.get_pages - copied[1],
+        }
+        if back != self._memory:
+            raise RuntimeError("the bytes that came back differ")
+        for name, rates in (
+            ("lz4_compress", compress),
+            ("put_extent", put),
+            ("lz4_decompress", decompress),
+            ("get_extent", get),
+        ):
+            self.report[f"{name}_mb_s"] = round(rates.median, 1)
+            self.report[f"{name}_mb_s_spread"] = [round(value, 1) for value in rates.spread]
+        for name, ours, limit in (("put", put, compress), ("get", get, decompress)):
+            ratios = [mine / best for mine, best in zip(ours.values, limit.values, strict=True)]
+            self.report[f"{name}_to_lz4_ratio"] = round(statistics.median(ratios), 3)
+            self.report[f"{name}_to_lz4_ratio_spread"] = [round(min(ratios), 3), round(max(ratios), 3)]
+        pool.destroy()
+
+    def _compress(self) -> list[bytes]:
+        memory = self._memory
+        return [
+            lz4.block.compress(memory[at : at + _CHUNK_BYTES], store_size=False)
+            for at in range(0, len(memory), _CHUNK_BYTES)
+        ]
+
+    @staticmethod
+    def _decompress(chunks: list[bytes], into: memoryview) -> None:
+        at = 0
+        for chunk in chunks:
+            cramjam.lz4.decompress_block_into(chunk, into[at : at + _CHUNK_BYTES], output_len=_CHUNK_BYTES)
+            at += _CHUNK_BYTES
+
+    def _put(self, pool: Pool) -> None:
+        with pool.batch() as batch:
+            for number, block in enumerate(self._blocks):
+                batch.put(1, number * 512, block)
+
+    def _get(self, pool: Pool, back: memoryview) -> None:
+        with pool.batch() as batch:
+            results = [
+                batch.get_into(1, number * 512, back[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES])
+                for number in range(len(self._blocks))
+            ]
+        for result in results:
+            result.raise_for_pages()
+
+    # ---- Lone pages against an echo of the same bytes ----
+
+    def _lone_pages(self) -> None:
+        client = self._client
+        pool = client.create_pool(f"bench-pages-{self._unique}", chunk_pages=1)
+        count = min(512, len(self._memory) // PAGE_BYTES)
+        pages = [self._memory[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] for at in range(count)]
+        with pool.batch() as batch:
+            for number, page in enumerate(pages):
+                batch.put(1, number, page)
+        stored = pool.stat().payload_bytes // count
+        into = bytearray(PAGE_BYTES)
+        request = bytes(80)  # about what a GetRequest has
+        floor: list[float] = []
+        unary: list[float] = []
+        stream: list[float] = []
+        echo: list[float] = []
+        for call in range(-100, self._calls):
+            number = call % count
+            # Side by side, so that all see the same machine.
+            seconds = [
+                _seconds(lambda: client.echo_page_sync(request, stored)),
+                _seconds(lambda number=number: pool.get_page_sync(1, number, into)),  # type: ignore[misc]
+                _seconds(lambda number=number: pool.get_into(1, number, into)),  # type: ignore[misc]
+                _seconds(lambda: client.echo(request, stored)),
+            ]
+            if call >= 0:
+                for values, value in zip((floor, unary, stream, echo), seconds, strict=True):
+                    values.append(value)
+        self.report |= {
+            "grpc_unary_floor_us": _percentiles(floor),
+            "unary_get_us": _percentiles(unary),
+            "stream_get_us": _percentiles(stream),
+            "stream_echo_us": _percentiles(echo),
+        }
+        p50 = {name: self.report[f"{name}_us"]["p50"] for name in ("grpc_unary_floor", "unary_get", "stream_get")}
+        self.report["unary_to_floor_ratio"] = round(p50["unary_get"] / p50["grpc_unary_floor"], 3)
+        self.report["stream_to_unary_ratio"] = round(p50["stream_get"] / p50["unary_get"], 3)
+        pool.destroy()
+
+    # ---- Density ----
+
+    def _ratios(self) -> None:
+        for name, chunk_pages in (("4k", 1), ("64k", 16)):
+            pool = self._client.create_pool(f"bench-{name}-{self._unique}", chunk_pages=chunk_pages)
+            self._put(pool)
+            self.report[f"stored_ratio_{name}"] = round(len(self._memory) / pool.stat().payload_bytes, 3)
+            pool.destroy()
+
+
+@click.command()
+@click.option("--size", default=64, show_default=True, type=click.IntRange(2, 4096), help="MiB of real pages.")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1, 1000), help="Rounds of every rate.")
+@click.option("--calls", default=2000, show_default=True, type=click.IntRange(10), help="Calls of every latency.")
+@server_options
+def bench(server: Server, size: int, rounds: int, calls: int) -> None:
+    """Measure the server: lone pages and extents, each beside its floor or limit.
+
+    The server may be anywhere; figures are of this run on these machines. For steady ones give server and client a CPU
+    each (taskset), because wake-ups across CPUs dominate latencies.
+    """
+    talk.print(f"capturing {size} MiB of the memory of a real process ...", markup=False)
+    memory = _capture(size // 2 * 2 * MIB)
+    with server.connect() as client, progress() as bars:
+        bar = bars.add_task("measuring", total=3)
+
+        def step(what: str) -> None:
+            bars.update(bar, description=what, advance=1)
+
+        report = Bench(client, memory, rounds, calls).run(step)
+    report |= {
+        "target": server.target,
+        "plain_mib": len(memory) // MIB,
+        "rounds": rounds,
+        "calls": calls,
+        "client_cpus": sorted(os.sched_getaffinity(0)),
+    }
+    if server.json:
+        print_json(report)
+        return
+    _print(report)
+
+
+def _print(report: dict[str, Any]) -> None:
+    def rate(name: str) -> list[str]:
+        low, high = report[f"{name}_mb_s_spread"]
+        return [f"{report[f'{name}_mb_s']:,.0f}", f"{low:,.0f} .. {high:,.0f}"]
+
+    def ratio(name: str) -> list[str]:
+        low, high = report[f"{name}_to_lz4_ratio_spread"]
+        return [f"{report[f'{name}_to_lz4_ratio']:.2f}", f"{low:.2f} .. {high:.2f}"]
+
+    print_table(
+        f"{report['plain_mib']} MiB of a real process against {report['target']}, client on CPUs {report['client_cpus']}",
+        ["MB/s of plain pages", "median", "spread"],
+        [
+            ["LZ4 alone, compress", *rate("lz4_compress")],
+            ["put, extents", *rate("put_extent")],
+            ["  of LZ4's own rate", *ratio("put")],
+            ["LZ4 alone, decompress into place", *rate("lz4_decompress")],
+            ["get, extents", *rate("get_extent")],
+            ["  of LZ4's own rate", *ratio("get")],
+        ],
+    )
+    print_table(
+        f"A lone page, {report['calls']} calls each in turn",
+        ["microseconds", "p50", "p99"],
+        [
+            [title, f"{report[key]['p50']:.0f}", f"{report[key]['p99']:.0f}"]
+            for title, key in (
+                ("gRPC's floor: an empty echo of the same bytes", "grpc_unary_floor_us"),
+                ("get, unary", "unary_get_us"),
+                ("echo on the stream", "stream_echo_us"),
+                ("get, stream", "stream_get_us"),
+            )
+        ],
+    )
+    console.print(
+        f"unary get to its floor {report['unary_to_floor_ratio']:.2f}; stream to unary "
+        f"{report['stream_to_unary_ratio']:.2f}; messages per 2 MiB {report['messages_per_2mib']:.2f}; full-size copies: "
+        f"put {report['full_size_copies_put']}, get {report['full_size_copies_get']}; plain/stored "
+        f"{report['stored_ratio_4k']:.2f} in 4 KiB chunks, {report['stored_ratio_64k']:.2f} in 64 KiB chunks",
+        markup=False,
+    )

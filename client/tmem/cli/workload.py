@@ -1,0 +1,203 @@
+"""A real process with real data in its memory.
+
+Owns: the program that `tmem demo` and `tmem bench` read the memory of: it builds a table of records the way an application
+does (names, texts, numbers, nested lists), says how much memory that took, and waits. Run as `python -m
+tmem.cli.workload BYTES`; it imports nothing of tmem, so its memory is that of a plain Python program.
+"""
+
+import random
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+__all__ = ["Workload", "build"]
+
+_WORDS = [
+    "address",
+    "agent",
+    "answer",
+    "batch",
+    "block",
+    "body",
+    "buffer",
+    "cache",
+    "capacity",
+    "checksum",
+    "chunk",
+    "client",
+    "codec",
+    "column",
+    "commit",
+    "copy",
+    "credit",
+    "daemon",
+    "deadline",
+    "disk",
+    "drain",
+    "epoch",
+    "error",
+    "evict",
+    "exchange",
+    "extent",
+    "fault",
+    "fence",
+    "floor",
+    "flush",
+    "frame",
+    "freeze",
+    "generation",
+    "get",
+    "handle",
+    "header",
+    "heap",
+    "index",
+    "journal",
+    "kernel",
+    "latency",
+    "ledger",
+    "limit",
+    "log",
+    "map",
+    "memory",
+    "message",
+    "miss",
+    "mount",
+    "node",
+    "object",
+    "offset",
+    "order",
+    "owner",
+    "page",
+    "park",
+    "path",
+    "payload",
+    "peer",
+    "pool",
+    "port",
+    "process",
+    "proof",
+    "pump",
+    "queue",
+    "quota",
+    "range",
+    "read",
+    "record",
+    "refuse",
+    "replay",
+    "reserve",
+    "result",
+    "ring",
+    "route",
+    "run",
+    "scan",
+    "segment",
+    "send",
+    "sequence",
+    "server",
+    "session",
+    "shard",
+    "share",
+    "size",
+    "slice",
+    "slot",
+    "snapshot",
+    "socket",
+    "spill",
+    "stale",
+    "store",
+    "stream",
+    "swap",
+    "table",
+    "tenant",
+    "thread",
+    "token",
+    "trace",
+    "unit",
+    "update",
+    "value",
+    "version",
+    "wait",
+    "weight",
+    "window",
+    "word",
+    "write",
+]
+
+
+def resident_bytes() -> int:
+    """How much memory this process has now."""
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  pathlib would only add objects here
+        return int(statm.read().split()[1]) * 4096
+
+
+def build(target_bytes: int) -> list[dict[str, object]]:
+    """Builds records until the process has grown by so much."""
+    chance = random.Random(20110601)  # noqa: S311  the same data every time
+    records: list[dict[str, object]] = []
+    begun = resident_bytes()
+    while resident_bytes() - begun < target_bytes:
+        for _ in range(1000):
+            number = len(records)
+            words = chance.choices(_WORDS, k=24)
+            records.append(
+                {
+                    "id": number,
+                    "name": f"{words[0]}.{words[1]}-{number:08d}",
+                    "mail": f"{words[2]}@{words[3]}.example",
+                    "text": " ".join(words[4:]),
+                    "scores": [chance.random() for _ in range(8)],
+                    "links": [chance.randrange(number + 1) for _ in range(6)],
+                    "flags": {words[4]: True, words[5]: number % 7 == 0},
+                }
+            )
+    return records
+
+
+class Workload:
+    """That program, running. Use it in a `with` statement.
+
+    Args:
+        size: bytes of data that it is to build.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  the interpreter itself
+            [sys.executable, "-m", "tmem.cli.workload", str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def await_built(self) -> int:
+        """Waits until its data is there; answers how many records it has."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the workload ended with status {self._process.wait()}")
+        return int(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()  # it waits for that
+        self._process.stdout.close()
+        self._process.wait()
+
+
+def main() -> None:
+    """Builds, reports, and waits until standard input ends."""
+    records = build(int(sys.argv[1]))
+    print(len(records), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()
