@@ -5,11 +5,12 @@ same bytes), so that the ratios hold when the machine's speed drifts; medians ar
 memory of a real process.
 """
 
+import asyncio
 import os
 import secrets
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ import click
 import cramjam
 import lz4.block
 
-from tmem.client import Client, Pool
+from tmem.client import Client, Pool, aio
+from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.limits import BLOCK_BYTES
 
 from .memory import PAGE_BYTES, blocks, read_memory, regions
@@ -73,6 +75,12 @@ def _capture(size: int) -> memoryview:
     raise RuntimeError("the workload's memory is smaller than asked for")
 
 
+async def _async_seconds(work: Coroutine[Any, Any, None]) -> float:
+    begun = time.perf_counter()
+    await work
+    return time.perf_counter() - begun
+
+
 def _seconds(function: Callable[[], object]) -> float:
     begun = time.perf_counter()
     function()
@@ -102,7 +110,7 @@ class Bench:
     def run(self, step: Callable[[str], None]) -> dict[str, Any]:
         """Everything; `step` is told what comes next."""
         step("extents")
-        self._extents()
+        asyncio.run(self._extents())
         step("lone pages")
         self._lone_pages()
         step("ratios")
@@ -111,42 +119,72 @@ class Bench:
 
     # ---- Extents against LZ4 alone ----
 
-    def _extents(self) -> None:
-        pool = self._client.create_pool(f"bench-{self._unique}", chunk_pages=16)
+    async def _extents(self) -> None:
+        """By the asyncio face, which is the faster for extents, and by the blocking one."""
         back = memoryview(bytearray(len(self._memory)))
         compressed = self._compress()
-        compress, put, decompress, get = Rates([]), Rates([]), Rates([]), Rates([])
-        self._put(pool)
-        self._get(pool, back)  # the first of each pays for page faults on both sides
-        copies = self._client.counters.copies
-        copied = (copies.put_pages, copies.get_pages)
-        messages = self._client.counters.messages_sent
-        for _ in range(self._rounds):
-            compress.values.append(self._megabytes / _seconds(self._compress))
-            put.values.append(self._megabytes / _seconds(lambda: self._put(pool)))
-            decompress.values.append(self._megabytes / _seconds(lambda: self._decompress(compressed, back)))
-            get.values.append(self._megabytes / _seconds(lambda: self._get(pool, back)))
-        blocks_moved = self._rounds * len(self._blocks)
-        self.report |= {
-            "messages_per_2mib": round((self._client.counters.messages_sent - messages) / (2 * blocks_moved), 3),
-            "full_size_copies_put": copies.put_pages - copied[0],
-            "full_size_copies_get": copies.get_pages - copied[1],
-        }
-        if back != self._memory:
-            raise RuntimeError("the bytes that came back differ")
-        for name, rates in (
-            ("lz4_compress", compress),
-            ("put_extent", put),
-            ("lz4_decompress", decompress),
-            ("get_extent", get),
-        ):
-            self.report[f"{name}_mb_s"] = round(rates.median, 1)
-            self.report[f"{name}_mb_s_spread"] = [round(value, 1) for value in rates.spread]
-        for name, ours, limit in (("put", put, compress), ("get", get, decompress)):
-            ratios = [mine / best for mine, best in zip(ours.values, limit.values, strict=True)]
+        names = (
+            "lz4_compress",
+            "put_extent",
+            "lz4_decompress",
+            "get_extent",
+            "put_extent_blocking",
+            "get_extent_blocking",
+        )
+        rates = {name: Rates([]) for name in names}
+        blocking = self._client.create_pool(f"bench-blocking-{self._unique}", chunk_pages=16)
+        async with aio.connect(self._client.target, token=self._client.options.token) as client:
+            pool = await client.create_pool(f"bench-{self._unique}", chunk_pages=16)
+            counters = client.counters
+            for number in range(-1, self._rounds):
+                if number == 0:
+                    # The round before paid for page faults on both sides, and does not count.
+                    copied = (counters.copies.put_pages, counters.copies.get_pages)
+                    messages = counters.messages_sent
+                seconds = {
+                    "lz4_compress": _seconds(self._compress),
+                    "put_extent": await _async_seconds(self._put_aio(pool)),
+                    "lz4_decompress": _seconds(lambda: self._decompress(compressed, back)),
+                }
+                back[:] = bytes(len(back))
+                seconds["get_extent"] = await _async_seconds(self._get_aio(pool, back))
+                if back != self._memory:
+                    raise RuntimeError("the bytes that came back differ")
+                seconds["put_extent_blocking"] = _seconds(lambda: self._put(blocking))
+                seconds["get_extent_blocking"] = _seconds(lambda: self._get(blocking, back))
+                if number >= 0:
+                    for name, value in seconds.items():
+                        rates[name].values.append(self._megabytes / value)
+            blocks_moved = self._rounds * len(self._blocks)
+            self.report |= {
+                "messages_per_2mib": round((counters.messages_sent - messages) / (2 * blocks_moved), 3),
+                "full_size_copies_put": counters.copies.put_pages - copied[0],
+                "full_size_copies_get": counters.copies.get_pages - copied[1],
+            }
+            await pool.destroy()
+        blocking.destroy()
+        for name, rate in rates.items():
+            self.report[f"{name}_mb_s"] = round(rate.median, 1)
+            self.report[f"{name}_mb_s_spread"] = [round(value, 1) for value in rate.spread]
+        for name in ("put_extent", "get_extent", "put_extent_blocking", "get_extent_blocking"):
+            limit = rates["lz4_compress" if name.startswith("put") else "lz4_decompress"]
+            ratios = [mine / best for mine, best in zip(rates[name].values, limit.values, strict=True)]
             self.report[f"{name}_to_lz4_ratio"] = round(statistics.median(ratios), 3)
             self.report[f"{name}_to_lz4_ratio_spread"] = [round(min(ratios), 3), round(max(ratios), 3)]
-        pool.destroy()
+
+    async def _put_aio(self, pool: aio.Pool) -> None:
+        async with pool.batch() as batch:
+            for number, block in enumerate(self._blocks):
+                await batch.put(1, number * 512, block)
+
+    async def _get_aio(self, pool: aio.Pool, back: memoryview) -> None:
+        async with pool.batch() as batch:
+            results = [
+                await batch.get_into(1, number * 512, back[number * BLOCK_BYTES : (number + 1) * BLOCK_BYTES])
+                for number in range(len(self._blocks))
+            ]
+        for result in results:
+            result.raise_for_pages()
 
     def _compress(self) -> list[bytes]:
         memory = self._memory
@@ -237,6 +275,7 @@ def bench(server: Server, size: int, rounds: int, calls: int) -> None:
     The server may be anywhere; figures are of this run on these machines. For steady ones give server and client a CPU
     each (taskset), because wake-ups across CPUs dominate latencies.
     """
+    keep_freed_messages()
     talk.print(f"capturing {size} MiB of the memory of a real process ...", markup=False)
     memory = _capture(size // 2 * 2 * MIB)
     with server.connect() as client, progress() as bars:
@@ -274,10 +313,12 @@ def _print(report: dict[str, Any]) -> None:
         [
             ["LZ4 alone, compress", *rate("lz4_compress")],
             ["put, extents", *rate("put_extent")],
-            ["  of LZ4's own rate", *ratio("put")],
+            ["  of LZ4's own rate", *ratio("put_extent")],
+            ["put, extents, blocking face", *rate("put_extent_blocking")],
             ["LZ4 alone, decompress into place", *rate("lz4_decompress")],
             ["get, extents", *rate("get_extent")],
-            ["  of LZ4's own rate", *ratio("get")],
+            ["  of LZ4's own rate", *ratio("get_extent")],
+            ["get, extents, blocking face", *rate("get_extent_blocking")],
         ],
     )
     print_table(

@@ -16,6 +16,7 @@ import click
 from rich.progress import Progress
 
 from tmem.client import Client, Pool
+from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.limits import BLOCK_BYTES, BLOCK_PAGES
 
 from .memory import PAGE_BYTES, Region, blocks, read_memory, regions
@@ -179,6 +180,7 @@ class Demonstration:
 @server_options
 def demo(server: Server, size: int, sample: int, metrics_url: str | None) -> None:
     """Put the memory of a real process into the server, get it back, and compare every byte."""
+    keep_freed_messages()
     with server.connect() as client, Workload(size * MIB) as workload:
         talk.print(f"process {workload.pid} builds {size} MiB of records ...", markup=False)
         records = workload.await_built()

@@ -9,6 +9,7 @@ Must not know: pools, sessions, gRPC.
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat
 from typing import NamedTuple
 
 from tmem.v1 import extents_pb2 as pb
@@ -358,7 +359,7 @@ def _decode_get(source: pb.GetAnswer, body: memoryview) -> GetAnswer:
     chunks = _decode_chunks(source.chunks, body)
     runs = _decode_runs(source.runs, chunks)
     pages = sum(run.pages for run in runs)
-    crcs = array("I", source.page_crc32c)
+    crcs = array("I", source.page_crc32c[:])  # a slice is a list, which array takes faster than the field
     if len(crcs) != pages:
         raise ColumnError(f"{len(crcs)} page checksums for {pages} pages")
     if codes is not None:
@@ -373,20 +374,27 @@ def _decode_chunks(source: pb.Chunks, body: memoryview) -> list[Chunk]:
     count = len(sizes)
     pages = expand(source.pages, count, 1, "chunks.pages")
     encodings = expand(source.encoding, count, int(Encoding.LZ4), "chunks.encoding")
-    chunks = []
-    at = 0
-    for size, chunk_pages, encoding in zip(sizes, pages, encodings, strict=True):
-        if not 1 <= chunk_pages <= BLOCK_PAGES:
-            raise ColumnError(f"a chunk of {chunk_pages} pages")
-        chunks.append(Chunk(encoding, chunk_pages, body[at : at + size]))
-        at += size
-    if at != len(body):
-        raise ColumnError(f"the chunks claim {at} bytes of a body of {len(body)}")
-    return chunks
+    if count and not (min(pages) >= 1 and max(pages) <= BLOCK_PAGES):
+        raise ColumnError("a chunk has 1..512 pages")
+    ends = list(accumulate(sizes, initial=0))
+    if ends[-1] != len(body):
+        raise ColumnError(f"the chunks claim {ends[-1]} bytes of a body of {len(body)}")
+    return [
+        Chunk(encoding, chunk_pages, body[start:end])
+        for encoding, chunk_pages, start, end in zip(encodings, pages, ends, ends[1:], strict=False)
+    ]
 
 
 def _decode_runs(source: pb.Runs, chunks: list[Chunk]) -> list[Run]:
-    count = len(source.sequence)
+    sequences = source.sequence
+    count = len(sequences)
+    generations = expand(source.generation, count, 0, "runs.generation")
+    if not source.position and not source.pages and not source.chunk and not source.offset:
+        # Each run is the whole of its chunk, one behind the other: what a get of whole extents answers.
+        if count > len(chunks):
+            raise ColumnError("more runs than chunks")
+        pages = [chunk.pages for chunk in chunks[:count]]
+        return list(map(Run, accumulate(pages, initial=0), pages, range(count), repeat(0), generations, sequences))
     numbers = list(source.chunk) or list(range(count))
     if len(numbers) != count or (count and max(numbers) >= len(chunks)):
         raise ColumnError("runs name chunks that are not there")
@@ -394,16 +402,10 @@ def _decode_runs(source: pb.Runs, chunks: list[Chunk]) -> list[Run]:
     if not source.pages:
         pages = [chunks[number].pages for number in numbers]
     offsets = expand(source.offset, count, 0, "runs.offset")
-    generations = expand(source.generation, count, 0, "runs.generation")
-    positions = list(source.position)
-    if not positions:
-        position = 0
-        for run_pages in pages:
-            positions.append(position)
-            position += run_pages
+    positions = list(source.position) or list(accumulate(pages, initial=0))[:count]
     if len(positions) != count:
         raise ColumnError(f"{len(positions)} positions for {count} runs")
-    runs = list(map(Run, positions, pages, numbers, offsets, generations, source.sequence))
+    runs = list(map(Run, positions, pages, numbers, offsets, generations, sequences))
     end = 0
     for run in runs:
         if run.position < end or not run.pages or run.offset + run.pages > chunks[run.chunk].pages:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import crc32c as _crc32c
 
-from .limits import PAGE_BYTES, SAME_FILLED_BYTES
+from .limits import BLOCK_BYTES, PAGE_BYTES, SAME_FILLED_BYTES
 
 __all__ = ["page_checksum", "page_checksums", "same_filled_checksum"]
 
@@ -16,10 +16,13 @@ page_checksum = _crc32c.crc32c
 """CRC32C (Castagnoli) of a buffer's bytes."""
 
 
+# One slice object for each page of a block: making them anew is a third of the time that a checksum takes.
+_PAGES = [slice(at, at + PAGE_BYTES) for at in range(0, BLOCK_BYTES, PAGE_BYTES)]
+
+
 def page_checksums(pages: memoryview) -> list[int]:
-    """CRC32C of each page of a contiguous view of n * 4096 bytes."""
-    crc = _crc32c.crc32c
-    return [crc(pages[at : at + PAGE_BYTES]) for at in range(0, len(pages), PAGE_BYTES)]
+    """CRC32C of each page of a flat view of n * 4096 bytes, n up to 512."""
+    return list(map(page_checksum, map(pages.__getitem__, _PAGES[: len(pages) // PAGE_BYTES])))
 
 
 @lru_cache(maxsize=256)

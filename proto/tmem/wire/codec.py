@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import cramjam
 import lz4.block
 
-from .checksum import page_checksum, page_checksums, same_filled_checksum
+from .checksum import page_checksums, same_filled_checksum
 from .copies import CopyCounter
 from .errors import InvalidBuffer
 from .limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
@@ -155,22 +155,24 @@ class Codec:
         Returns:
             Which of the n pages are corrupt, counted from 0. Their parts of the destination are zeroed.
         """
-        wanted = len(destination)
-        pages = wanted // PAGE_BYTES
-        if not self._expand(encoding, data, chunk_pages, offset, destination):
-            destination[:] = bytes(wanted)
-            return list(range(pages))
-        bad = []
-        at = 0
-        for page in range(pages):
-            if page_checksum(destination[at : at + PAGE_BYTES]) != crcs[page]:
-                destination[at : at + PAGE_BYTES] = _ZERO_PAGE
-                bad.append(page)
-            at += PAGE_BYTES
+        if not self.expand(encoding, data, chunk_pages, offset, destination):
+            destination[:] = bytes(len(destination))
+            return list(range(len(crcs)))
+        return self.verify(destination, crcs)
+
+    @staticmethod
+    def verify(pages: memoryview, crcs: Sequence[int]) -> list[int]:
+        """Which of some plain pages do not have their checksums, counted from 0; their parts are zeroed."""
+        found = page_checksums(pages)
+        if found == (crcs if isinstance(crcs, list) else list(crcs)):
+            return []
+        bad = [page for page, crc in enumerate(found) if crc != crcs[page]]
+        for page in bad:
+            pages[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE
         return bad
 
-    def _expand(self, encoding: int, data: BytesLike, chunk_pages: int, offset: int, destination: memoryview) -> bool:
-        """Fills the destination; False if the data are not what the encoding says."""
+    def expand(self, encoding: int, data: BytesLike, chunk_pages: int, offset: int, destination: memoryview) -> bool:
+        """As `decode`, without looking at checksums; False if the data are not what the encoding says."""
         wanted = len(destination)
         if encoding == _LZ4:
             plain = chunk_pages * PAGE_BYTES

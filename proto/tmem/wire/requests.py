@@ -319,7 +319,7 @@ def _decode_put(source: pb.PutBatch, body: memoryview) -> Put:
         encodings = expand(source.chunks.encoding, len(sizes), _LZ4, "chunks.encoding")
     except ColumnError as error:
         raise MalformedBatch(header.batch_id, str(error)) from error
-    put = Put(header, extents, sizes, pages, encodings, array("I", source.page_crc32c), body)
+    put = Put(header, extents, sizes, pages, encodings, array("I", source.page_crc32c[:]), body)
     check_put(put)
     return put
 

@@ -14,12 +14,13 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import server_options
 
 from .addresses import is_loopback
 from .config import Settings
-from .host.garbage import tame_collector
+from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
 from .observe.http import MetricsServer
@@ -83,6 +84,7 @@ class Daemon:
         Raises:
             AddressInUseError: an address can't be listened on.
         """
+        keep_freed_messages()
         settings = self._settings
         loop = asyncio.get_running_loop()
         copies = CopyCounter()

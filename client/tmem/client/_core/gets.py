@@ -7,7 +7,8 @@ valid one: the presence map's CRC says what the page was when it was last STORED
 from array import array
 from collections.abc import Iterator, Sequence
 
-from tmem.wire.answers import Answer, Chunk, GetAnswer, Run
+from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
+from tmem.wire.checksum import page_checksums
 from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
@@ -22,6 +23,7 @@ from .results import GetResult
 __all__ = ["GetOperation"]
 
 _HIT = int(Code.HIT)
+_NO_CHECKSUM = -1
 
 
 class _Part:
@@ -142,16 +144,58 @@ class GetOperation(Operation):
         hits = sum(run.pages for run in pages.runs)
         if (self.pages if codes is None else len(codes)) != self.pages or (codes is None and hits != self.pages):
             raise ProtocolError(f"batch {self.batch_id} asked for {self.pages} pages; the answer speaks of others")
+        if codes is None:
+            self._take_all(answer.pages, codec)
+        else:
+            self._take_some(answer.pages, codes, codec)
+        for result in self._results:
+            result.done = True
+
+    def _take_all(self, pages: Pages, codec: Codec) -> None:
+        """Every page is a hit: expand run by run into place, then verify each part at once."""
+        begin = number = 0
+        for part in self._parts:
+            count = part.extent.pages
+            end = begin + count
+            crcs = pages.crcs[begin:end]
+            if self._old_pages(part, 0, crcs):
+                self._take_some(pages, [_HIT] * self.pages, codec)  # rare: page by page, and over again from the start
+                return
+            result, at = part.result, part.offset
+            result.pages[at : at + count] = [Code.HIT] * count
+            found: list[int] = []
+            while number < len(pages.runs) and pages.runs[number].position < end:
+                position, run_pages, chunk_number, offset, generation, sequence = pages.runs[number]
+                first = position - begin
+                if first < 0 or first + run_pages > count:
+                    raise ProtocolError(f"batch {self.batch_id}: a run of the answer crosses extents")
+                encoding, chunk_pages, data = pages.chunks[chunk_number]
+                destination = part.destination[first * PAGE_BYTES : (first + run_pages) * PAGE_BYTES]
+                if codec.expand(encoding, data, chunk_pages, offset, destination):
+                    found += page_checksums(destination)  # now, while the pages are in the cache
+                else:
+                    found += [_NO_CHECKSUM] * run_pages
+                version = Version(generation, sequence)
+                result.versions[at + first : at + first + run_pages] = [version] * run_pages
+                number += 1
+            expected = list(crcs)
+            for page in [page for page in range(count) if found[page] != expected[page]] if found != expected else ():
+                part.destination[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
+                result.pages[at + page] = Code.CORRUPT
+                result.versions[at + page] = None
+            begin = end
+
+    def _take_some(self, pages: Pages, codes: list[int], codec: Codec) -> None:
+        """Some pages are no hits, or are old."""
         reasons = {}
         for first, count, reason in pages.refused:
             reasons.update(dict.fromkeys(range(first, first + count), reason))
         begin = crc_at = number = 0
         for part in self._parts:
             end = begin + part.extent.pages
-            if codes is not None:
-                for position in range(begin, end):
-                    if codes[position] != _HIT:
-                        self._note(part, position - begin, codes[position], reasons.get(position, 0))
+            for position in range(begin, end):
+                if codes[position] != _HIT:
+                    self._note(part, position - begin, codes[position], reasons.get(position, 0))
             while number < len(pages.runs) and pages.runs[number].position < end:
                 run = pages.runs[number]
                 if run.position < begin or run.position + run.pages > end:
@@ -161,8 +205,6 @@ class GetOperation(Operation):
                 crc_at += run.pages
                 number += 1
             begin = end
-        for result in self._results:
-            result.done = True
 
     def _note(self, part: _Part, page: int, code: int, reason: int) -> None:
         """Takes the code of one page that was not hit."""

@@ -7,7 +7,7 @@ a sequence; `build` makes the message, after which the caller's buffers are not 
 the lock, and is where gets write into callers' buffers; `settle` tells the presence map, under the lock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tmem.wire.answers import Answer, EchoAnswer, FlushAnswer, FlushObjectAnswer, Malformed, PutAnswer
@@ -50,7 +50,7 @@ class Operation:
         sent: whether it was sent on the stream that is open now; sent_once: on any stream.
         given_up: nobody waits for it any more.
         error: why it failed as a whole.
-        wake: called once it is done; latch: what the blocking face waits on. Both are the face's.
+        latch: what the face waits on; the face's own.
     """
 
     writes = False
@@ -68,7 +68,6 @@ class Operation:
         self.decoding = False
         self.done = False
         self.error: TmemError | None = None
-        self.wake: Callable[[], None] | None = None
         self.latch: Any = None
 
     @property

@@ -246,10 +246,7 @@ class Pool(PoolFace):
 
     def _gone(self, why: str) -> None:
         with self._stream.lock:
-            failed = self._stream.core.remove_pool(self._core, Closed(why))
-        for operation in failed:
-            if operation.wake is not None:
-                operation.wake()
+            self._stream.fail(self._stream.core.remove_pool(self._core, Closed(why)))
 
 
 def _one_page(obj: int, index: int, page: Plain, *, writable: bool) -> tuple[Extent, memoryview]:

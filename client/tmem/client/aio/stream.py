@@ -91,9 +91,7 @@ class Stream:
         Raises:
             Unavailable, DeadlineExceeded: neither came before the deadline. TmemError: the pool can't be used.
         """
-        latch: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        operation.latch = latch
-        operation.wake = lambda: None if latch.done() else latch.set_result(None)
+        operation.latch = asyncio.get_running_loop().create_future()
         self._start()
         while not self.core.admit(operation):
             await self._wait_for_change(deadline)
@@ -111,8 +109,9 @@ class Stream:
         When the caller is cancelled the operation is given up: its buffers are not written to afterwards.
         """
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await asyncio.shield(operation.latch)
+            if not operation.latch.done():
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await asyncio.shield(operation.latch)
         except TimeoutError:
             self._give_up(operation)
             if operation.given_up and not self.core.open:
@@ -282,6 +281,11 @@ class Stream:
                     self.core.owe_again(owed)
                     break
 
+    def fail(self, operations: Iterable[Operation]) -> None:
+        """Wakes whoever waits for operations that the core has failed."""
+        _wake(operations)
+        self._changed()
+
     async def close(self) -> None:
         """Ends the session; what is in flight fails with Closed. Takes a bounded time."""
         if self.core.closed:
@@ -302,5 +306,5 @@ class Stream:
 
 def _wake(operations: Iterable[Operation]) -> None:
     for operation in operations:
-        if operation.wake is not None:
-            operation.wake()
+        if not operation.latch.done():
+            operation.latch.set_result(None)

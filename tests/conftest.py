@@ -1,0 +1,81 @@
+"""Fixtures that every kind of test shares."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import tmem.client
+from tmem.client.testing import CaptiveDaemon
+
+_numbers = itertools.count(1)
+
+
+def pytest_report_header() -> list[str]:
+    """The versions under test."""
+    import cramjam
+    import google.protobuf
+    import grpc
+    import lz4
+
+    return [
+        f"grpcio {grpc.__version__}, protobuf {google.protobuf.__version__}, lz4 {lz4.__version__}, cramjam {cramjam.__version__}"
+    ]
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skips a test that can't run here; where everything can run (CI), that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI=true says that it must be")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str], str]:
+    """Finds a command of the system, or skips."""
+
+    def require(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            skip_or_fail(f"{name} is not installed")
+        assert path is not None
+        return path
+
+    return require
+
+
+@pytest.fixture(scope="session", params=["uvloop", "asyncio"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[CaptiveDaemon]:
+    """A daemon that many tests share, on each event loop; use names of your own for pools."""
+    with CaptiveDaemon("--loop", request.param, "--log-level", "debug") as captive:
+        yield captive
+
+
+@pytest.fixture
+def start_daemon() -> Iterator[Callable[..., CaptiveDaemon]]:
+    """Starts daemons of one's own; they end with the test."""
+    started: list[CaptiveDaemon] = []
+
+    def start(*arguments: str, **options: object) -> CaptiveDaemon:
+        captive = CaptiveDaemon(*arguments, **options)  # type: ignore[arg-type]
+        started.append(captive)
+        return captive
+
+    yield start
+    for captive in started:
+        captive.close()
+
+
+@pytest.fixture
+def client(daemon: CaptiveDaemon) -> Iterator[tmem.client.Client]:
+    """A blocking client of the shared daemon."""
+    with tmem.client.connect(daemon.target) as connected:
+        yield connected
+
+
+@pytest.fixture
+def pool_name() -> Callable[[], str]:
+    """Names that no other test uses."""
+    return lambda: f"pool-{next(_numbers)}"

@@ -1,0 +1,146 @@
+from typing import Any
+
+import pytest
+from tests.pages import text_page
+from tests.stores import make_put
+
+from tmem.server.store.lifecycle import Graces, Lifecycle
+from tmem.server.store.plain import PlainStore
+from tmem.server.store.pools import Pool, PoolRequest, PoolTable
+from tmem.wire.copies import CopyCounter
+from tmem.wire.handles import Extent, Version
+from tmem.wire.results import PoolKind
+
+P, E, S = (int(kind) for kind in (PoolKind.PERSISTENT, PoolKind.EPHEMERAL, PoolKind.SHARED))
+
+
+@pytest.fixture
+def store() -> PlainStore:
+    return PlainStore(1 << 30, CopyCounter())
+
+
+@pytest.fixture
+def gone() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def make(store: PlainStore, gone: list[str]) -> Any:
+    def build(persistent: float | None = None, ephemeral: float | None = 60.0) -> Lifecycle:
+        table = PoolTable(random_bytes=bytes, durabilities=store.durabilities, max_pools=9)
+        numbers = iter(range(1, 100))
+        return Lifecycle(
+            table,
+            store,
+            graces=Graces(persistent, ephemeral),
+            epoch=lambda: next(numbers),
+            on_gone=lambda pool: gone.append(pool.name),
+        )
+
+    return build
+
+
+def fill(store: PlainStore, pool: Pool, obj: int, user: int = 1) -> None:
+    store.put(pool.key, Version(1, 1), make_put([(Extent(obj, 0, 1), text_page())]), user)
+
+
+def test_a_pool_is_in_table_and_store_or_in_neither(make: Any, store: PlainStore, gone: list[str]) -> None:
+    lifecycle = make()
+    pool, _ = lifecycle.create("t", PoolRequest("a", P), 0.0)
+    fill(store, pool, 1)
+
+    assert lifecycle.destroy(pool) == 1
+
+    assert (len(lifecycle.table), store.counts().pages, gone) == (0, 0, ["a"])
+
+
+def test_a_repeated_create_does_not_make_the_pool_twice(make: Any, store: PlainStore) -> None:
+    lifecycle = make()
+    first, _ = lifecycle.create("t", PoolRequest("a", P, token=b"s" * 32), 0.0)
+    fill(store, first, 1)
+
+    again, _ = lifecycle.create("t", PoolRequest("a", P, token=b"s" * 32), 0.0)
+
+    assert again is first
+    assert store.counts(first.key).pages == 1
+
+
+def test_epochs_rise_with_every_incarnation(make: Any) -> None:
+    lifecycle = make()
+    first, _ = lifecycle.create("t", PoolRequest("a", P), 0.0)
+    lifecycle.destroy(first)
+    second, _ = lifecycle.create("t", PoolRequest("a", P), 0.0)
+
+    assert second.epoch > first.epoch
+
+
+def test_parked_persistent_pools_wait_for_ever_by_default(make: Any, store: PlainStore) -> None:
+    lifecycle = make()
+    pool, member = lifecycle.create("t", PoolRequest("a", P), 0.0)
+    lifecycle.attach(member, b"s")
+    lifecycle.park(member, b"s", 10.0)
+
+    assert pool.parked
+    assert lifecycle.expire(10.0**9) == []
+
+
+@pytest.mark.parametrize(("kind", "graces"), [(E, {}), (P, {"persistent": 60.0})])
+def test_a_parked_pool_goes_when_its_grace_has_run_out(make: Any, kind: int, graces: dict[str, float]) -> None:
+    lifecycle = make(**graces)
+    pool, member = lifecycle.create("t", PoolRequest("a", kind), 0.0)
+    lifecycle.attach(member, b"s")
+    assert lifecycle.expire(1000.0) == []
+    lifecycle.park(member, b"s", 1000.0)
+
+    assert lifecycle.expire(1059.0) == []
+    assert lifecycle.expire(1060.0) == [pool]
+    assert pool.gone
+
+
+def test_only_the_session_that_works_on_a_pool_parks_it(make: Any) -> None:
+    lifecycle = make()
+    pool, member = lifecycle.create("t", PoolRequest("a", P), 0.0)
+    lifecycle.attach(member, b"new")
+
+    lifecycle.park(member, b"old", 1.0)
+
+    assert not pool.parked
+
+
+def test_the_last_leaver_of_a_shared_pool_ends_it(make: Any, store: PlainStore) -> None:
+    lifecycle = make()
+    pool, owner = lifecycle.create("t", PoolRequest("a", S), 0.0)
+    _, second = lifecycle.join("t", pool.uuid, 0.0)
+    fill(store, pool, 1, owner.generation)
+    fill(store, pool, 2, second.generation)
+
+    assert lifecycle.leave(pool, owner) == (1, False)
+    assert pool.counters.left == 1
+    assert lifecycle.leave(pool, second) == (1, True)
+    assert store.counts().pages == 0
+
+
+def test_a_dead_member_of_a_shared_pool_leaves_it(make: Any, store: PlainStore) -> None:
+    lifecycle = make()
+    pool, owner = lifecycle.create("t", PoolRequest("a", S), 0.0)
+    _, second = lifecycle.join("t", pool.uuid, 0.0)
+    lifecycle.attach(owner, b"alive")
+    fill(store, pool, 1, owner.generation)
+    fill(store, pool, 2, second.generation)
+
+    assert lifecycle.expire(61.0) == []
+
+    assert list(pool.members.values()) == [owner]
+    assert store.counts(pool.key).pages == 1
+
+
+def test_resizing_reaches_the_store(make: Any) -> None:
+    lifecycle = make()
+    pool, _ = lifecycle.create("t", PoolRequest("a", P, quota_bytes=5, weight=6), 0.0)
+
+    lifecycle.resize(pool, 77, None)
+    assert (pool.policy.quota_bytes, pool.policy.weight) == (77, 6)
+    lifecycle.resize(pool, None, 88)
+    assert (pool.policy.quota_bytes, pool.policy.weight) == (77, 88)
+    lifecycle.resize(pool, 0, 0)
+    assert (pool.policy.quota_bytes, pool.policy.weight) == (0, 0)
