@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from tmem.server.store.interface import BlockListing
-from tmem.server.store.pools import Member, Pool, PoolRequest
+from tmem.server.store.pools import Member, Pool
 from tmem.server.tenants import Tenant
 from tmem.v1 import pools_pb2 as pb
 from tmem.v1.common_pb2 import PoolRef
@@ -23,32 +23,15 @@ from tmem.wire.limits import PAGE_BYTES
 from tmem.wire.results import enum_field
 
 from .pages import parse
+from .poolcalls import pool_request
 from .service import Service, UnaryFunction, streaming, unary
 
-__all__ = ["PoolsHandlers", "pool_request"]
+__all__ = ["PoolsHandlers"]
 
 log = structlog.get_logger(__name__)
 
 # 64 bytes of bitmap and up to 2 KiB of checksums each: messages of at most about 1 MiB, and short pauses between them.
 _BLOCKS_PER_MESSAGE = 512
-
-
-def pool_request(request: pb.CreatePoolRequest) -> PoolRequest:
-    """What a CreatePoolRequest asks for."""
-    return PoolRequest(
-        name=request.name,
-        kind=request.kind,
-        page_size=request.page_size,
-        flags=request.flags,
-        quota_bytes=request.quota_bytes,
-        weight=request.weight,
-        durability=request.durability,
-        chunk_pages=request.chunk_pages,
-        abi_version=request.abi_version,
-        token=request.token,
-        uuid=request.uuid,
-        lost_epoch=request.lost_epoch,
-    )
 
 
 class PoolsHandlers:
