@@ -4,8 +4,10 @@ import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from tests.faces import FACES, Face
 
 import tmem.client
 from tmem.client.testing import CaptiveDaemon
@@ -72,6 +74,21 @@ def start_daemon() -> Iterator[Callable[..., CaptiveDaemon]]:
 def client(daemon: CaptiveDaemon) -> Iterator[tmem.client.Client]:
     """A blocking client of the shared daemon."""
     with tmem.client.connect(daemon.target) as connected:
+        yield connected
+
+
+@pytest.fixture(params=FACES)
+def face(request: pytest.FixtureRequest) -> Iterator[Face]:
+    """Each face of the client in turn."""
+    made = Face(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def any_client(face: Face, daemon: CaptiveDaemon) -> Iterator[Any]:
+    """A client of the shared daemon, with each face."""
+    with face.connect(daemon.target) as connected:
         yield connected
 
 

@@ -100,8 +100,7 @@ class Writer:
             if block == _WHOLE_OBJECT:
                 self._whole.discard(obj)
                 continue
-            pages = self._pages[obj, block] & ~mask
+            # One write may name a page twice, so its bits may be gone already.
+            pages = self._pages.pop((obj, block), 0) & ~mask
             if pages:
                 self._pages[obj, block] = pages
-            else:
-                del self._pages[obj, block]

@@ -6,6 +6,7 @@ session alive. Everything runs on one loop, so nothing needs a lock; pages are e
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -30,10 +31,20 @@ from tmem.wire.answers import (
     decode_answer,
 )
 from tmem.wire.codec import Codec
-from tmem.wire.errors import Closed, DeadlineExceeded, ProtocolError, TmemError, Unauthenticated, Unavailable
+from tmem.wire.errors import (
+    Closed,
+    DeadlineExceeded,
+    ProtocolError,
+    RemoteError,
+    TmemError,
+    Unauthenticated,
+    Unavailable,
+)
 from tmem.wire.limits import client_channel_options
 
 __all__ = ["Stream", "open_channel"]
+
+log = logging.getLogger(__name__)
 
 _BACKOFF_SECONDS = (0.02, 0.5)
 _MAX_UNANSWERED_HEARTBEATS = 3
@@ -175,7 +186,15 @@ class Stream:
     async def _read_for_ever(self) -> None:
         backoff, most = _BACKOFF_SECONDS
         while not self.core.closed:
-            if await self._one_stream():
+            try:
+                opened = await self._one_stream()
+            except Exception as error:
+                # A fault of ours must not leave callers waiting for answers that nobody reads any more.
+                log.exception("the stream to %s failed", self._target)
+                opened = False
+                self._last_error = RemoteError(f"{self._target}: the client failed: {error!r}")
+                self.fail(self.core.fail_all(self._last_error))
+            if opened:
                 backoff = _BACKOFF_SECONDS[0]
             if not self.core.closed:
                 await asyncio.sleep(backoff)
@@ -241,13 +260,18 @@ class Stream:
 
     def _finish(self, operation: Operation, answer: Any) -> None:
         try:
-            operation.decode(answer, self._codec)
-        except ProtocolError as error:
-            operation.fail(error)
-        self._send(self.core.finish(operation))
-        if self.core.draining:
-            self._leave_if_drained()
-        _wake([operation])
+            try:
+                operation.decode(answer, self._codec)
+            except ProtocolError as error:
+                operation.fail(error)
+            self._send(self.core.finish(operation))
+            if self.core.draining:
+                self._leave_if_drained()
+        except BaseException as error:
+            operation.fail(RemoteError(f"the answer could not be taken: {error!r}"))
+            raise
+        finally:
+            _wake([operation])  # whatever happened: somebody waits
 
     def _control(self, message: Response) -> None:
         messages, failed = self.core.control(message)

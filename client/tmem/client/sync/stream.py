@@ -8,6 +8,7 @@ Measured: decoding in the callers' threads instead, or in a thread of its own, g
 calls that give the interpreter lock away for 20 us each, too short for another thread to wake up in.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -33,10 +34,20 @@ from tmem.wire.answers import (
     decode_answer,
 )
 from tmem.wire.codec import Codec
-from tmem.wire.errors import Closed, DeadlineExceeded, ProtocolError, TmemError, Unauthenticated, Unavailable
+from tmem.wire.errors import (
+    Closed,
+    DeadlineExceeded,
+    ProtocolError,
+    RemoteError,
+    TmemError,
+    Unauthenticated,
+    Unavailable,
+)
 from tmem.wire.limits import client_channel_options
 
 __all__ = ["Stream", "open_channel"]
+
+log = logging.getLogger(__name__)
 
 _BACKOFF_SECONDS = (0.02, 0.5)
 _MAX_UNANSWERED_HEARTBEATS = 3
@@ -172,7 +183,16 @@ class Stream:
     def _read_for_ever(self) -> None:
         backoff, most = _BACKOFF_SECONDS
         while not self.core.closed:
-            if self._one_stream():
+            try:
+                opened = self._one_stream()
+            except Exception as error:
+                # A fault of ours must not leave callers waiting for answers that nobody reads any more.
+                log.exception("the stream to %s failed", self._target)
+                opened = False
+                self._last_error = RemoteError(f"{self._target}: the client failed: {error!r}")
+                with self.lock:
+                    self.fail(self.core.fail_all(self._last_error))
+            if opened:
                 backoff = _BACKOFF_SECONDS[0]
             with self.lock:
                 if not self.core.closed:
@@ -224,15 +244,20 @@ class Stream:
 
     def _finish(self, operation: Operation, answer: Answer) -> None:
         try:
-            operation.decode(answer, self._codec)
-        except ProtocolError as error:
-            operation.fail(error)
-        with self.lock:
-            self._send(self.core.finish(operation))
-            self._changed()
-            if self.core.draining:
-                self._leave_if_drained()
-        operation.latch.release()
+            try:
+                operation.decode(answer, self._codec)
+            except ProtocolError as error:
+                operation.fail(error)
+            with self.lock:
+                self._send(self.core.finish(operation))
+                self._changed()
+                if self.core.draining:
+                    self._leave_if_drained()
+        except BaseException as error:
+            operation.fail(RemoteError(f"the answer could not be taken: {error!r}"))
+            raise
+        finally:
+            operation.latch.release()  # whatever happened: somebody waits
 
     def _control(self, message: Response) -> None:
         with self.lock:

@@ -95,9 +95,13 @@ def test_settling_twice_is_harmless() -> None:
     writer.settle(second)
 
 
-def test_one_write_may_touch_a_page_twice() -> None:
+@pytest.mark.parametrize("footprints", [(A, A), (A, A, B), (B, A, B, A), (whole_object(7), whole_object(7))])
+def test_one_write_may_touch_a_page_twice(footprints: tuple[Footprint, ...]) -> None:
     writer = Writer()
-    sequence = writer.begin((A, A, B))
+    sequence = writer.begin(footprints)
+    assert writer.conflicts((A,))
+
     writer.settle(sequence)
 
     assert not writer.conflicts((A, B))
+    assert writer.floor == 2
