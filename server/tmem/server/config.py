@@ -172,7 +172,7 @@ def load(flags: Mapping[str, Any], environment: Mapping[str, str] = os.environ, 
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"{origin}: there is no such setting; tmemd --help lists them") from error
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{origin}: {first['input']!r}: {message}") from error
+        raise ConfigError(f"{origin}: {values.get(name)!r}: {message}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 _METHOD = "ExtentsService/Exchange"
 # Answers to batches are bounded by the window; these answer heartbeats or garbage without end.
 _MAX_OUTGOING = 1 << 16
+_ABORT_SECONDS = 1.0
 
 
 class Cut(Exception):  # noqa: N818  an ending, not an error
@@ -69,36 +70,39 @@ class ExchangeHandlers:
     async def exchange(self, _requests: Any, context: Context) -> None:
         """One stream, from its opening to its end."""
         begun = time.perf_counter()
-        code = grpc.StatusCode.OK
+        code, details = grpc.StatusCode.CANCELLED, ""
         stream = Stream(self.service, context)
         self.streams.add(stream)
         self._empty.clear()
         try:
             await stream.serve()
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
+            code = grpc.StatusCode.OK
         except Cut as cut:
-            code = cut.code
+            code, details = cut.code, str(cut)
             self.service.metrics.stream_cut(cut.cause)
-            log.warning("stream.cut", cause=cut.cause, client=stream.client_name, message=str(cut))
-            await context.abort(code, str(cut))
-        except Exception as error:
-            code, details, trailing = status_of(error)
-            if isinstance(error, ProtocolError):
-                self.service.metrics.malformed("exchange")
-                log.warning("stream.malformed", client=stream.client_name, error=str(error))
-            elif isinstance(error, Refused):
-                log.info("stream.refused", client=stream.client_name, error=str(error))
-            else:
-                log.exception("stream.failed", client=stream.client_name)
-            context.set_trailing_metadata(trailing)
-            await context.abort(code, details)
+            log.warning("stream.cut", cause=cut.cause, client=stream.client_name, message=details)
+        except Exception as error:  # noqa: BLE001  whatever it is, it becomes a status
+            code, details = self._note(stream, context, error)
         finally:
             self.streams.discard(stream)
             if not self.streams:
                 self._empty.set()
             self._observe(code.name, time.perf_counter() - begun)
+        if code is not grpc.StatusCode.OK:
+            await _abort(context, code, details)
+
+    def _note(self, stream: "Stream", context: Context, error: Exception) -> tuple[grpc.StatusCode, str]:
+        """Counts and logs a failed stream; answers how it shall end."""
+        code, details, trailing = status_of(error)
+        context.set_trailing_metadata(trailing)
+        if isinstance(error, ProtocolError):
+            self.service.metrics.malformed("exchange")
+            log.warning("stream.malformed", client=stream.client_name, error=str(error))
+        elif isinstance(error, Refused):
+            log.info("stream.refused", client=stream.client_name, error=str(error))
+        else:
+            log.error("stream.failed", client=stream.client_name, exc_info=error)
+        return code, details
 
     def watch(self) -> None:
         """Cuts off streams whose client takes no answers or says nothing; called every second or so."""
@@ -130,6 +134,20 @@ class ExchangeHandlers:
         notice = encode_control(pb.Drain(grace_ms=int(grace_seconds * 1000), message="the server is shutting down"))
         for stream in self.streams:
             stream.send(notice, None)
+
+
+async def _abort(context: Context, code: grpc.StatusCode, details: str) -> None:
+    """Ends a call with a status, or without one if the client takes nothing any more.
+
+    The status stands in line behind what was sent before. A client that has stopped reading leaves it there: then the call
+    ends for us all the same, and what gRPC still holds of it (one message and its socket's buffer) goes with the
+    connection, which keepalive ends if the client is dead.
+    """
+    try:
+        async with asyncio.timeout(_ABORT_SECONDS):
+            await context.abort(code, details)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
 
 
 class Stream:
@@ -167,6 +185,8 @@ class Stream:
     async def serve(self) -> None:
         """Runs the stream to its end; raises what ended it, unless the client did."""
         try:
+            # By itself, because gRPC can't end a call with a status while its first write, which would carry these, waits.
+            await self._context.send_initial_metadata(())
             self._tasks = (asyncio.create_task(self._read()), asyncio.create_task(self._write()))
             if self._ending is not None:
                 raise self._ending
