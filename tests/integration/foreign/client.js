@@ -1,7 +1,7 @@
 'use strict';
 
-// A client of tmem in another language, written from proto/tmem/v1/*.proto alone: it shares no code with the Python one.
-// wire.js has what happens to bytes; here are the calls, the stream, and the scenarios.
+// A client of tmem in another language, written from proto/tmem/v1/*.proto alone: it shares no code with the Python
+// one. wire.js has what happens to bytes; here are the calls, the stream, and the scenarios.
 //
 //   node client.js SCENARIO '{"target": "HOST:PORT", "proto": "DIRECTORY", ...}'
 //
@@ -137,7 +137,7 @@ class Session {
   /** Sends a batch; the promise is its answer. Two calls in a row are two batches in flight. */
   batch(kind, writer, content = {}, { body = Buffer.alloc(0), answerBytes = 0, poolId } = {}) {
     this.batches += 1;
-    // Ids of which no two are the same double.
+    // As doubles all these ids are the same number: only 64 bits tell them apart.
     const batchId = (2n ** 63n + BigInt(this.batches)).toString();
     const sequence = ['put', 'flush', 'flushObject'].includes(kind) ? writer.begin() : 0;
     const { generation, epoch, floor } = writer;
@@ -214,8 +214,8 @@ async function put(session, writer, named, plains) {
 
 async function get(session, writer, named, answerBytes) {
   const asked = sum(named.map(([, , pages]) => pages));
-  const budget = answerBytes ?? asked * PAGE;
-  return wire.decodeGet(await session.batch('get', writer, { extents: extents(...named) }, { answerBytes: budget }), asked);
+  const budget = { answerBytes: answerBytes ?? asked * PAGE };
+  return wire.decodeGet(await session.batch('get', writer, { extents: extents(...named) }, budget), asked);
 }
 
 async function unaryGet(server, writer, object, index) {
@@ -402,6 +402,7 @@ async function main([name, options]) {
 }
 
 main(process.argv.slice(2)).catch((error) => {
-  console.error(error);
-  process.exitCode = 1;
+  // Not by waiting for the open stream to end: that would take until its deadline.
+  fs.writeSync(process.stderr.fd, `${error.stack}\n`);
+  process.exit(1);
 });
