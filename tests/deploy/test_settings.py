@@ -101,12 +101,14 @@ def test_every_choice_of_a_setting_is_named(shown: dict[str, Line]) -> None:
 
 
 def test_values_that_comments_name_are_taken(shown: dict[str, Line]) -> None:
-    assert "inf keeps" in shown["ephemeral_grace_seconds"].comment
+    assert '"never"' in shown["ephemeral_grace_seconds"].comment
     assert '"none"' in shown["metrics_listen"].comment
     example = re.search(r"\[[^]]*\]", shown["layers"].comment)
     assert example is not None
     layers = tomllib.loads(f"layers = {example[0]}")["layers"]
-    settings = Settings(ephemeral_grace_seconds=float("inf"), metrics_listen="none", layers=layers)
+    settings = Settings(
+        ephemeral_grace_seconds="never", persistent_grace_seconds=604800.0, metrics_listen="none", layers=layers
+    )
     assert len(settings.layers) == 3
 
 

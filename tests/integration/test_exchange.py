@@ -251,12 +251,11 @@ def test_credit_comes_back_with_answers(plain: PlainClient, pool_name: Names) ->
 
 def test_an_echo_touches_nothing(plain: PlainClient) -> None:
     stream = plain.exchange()
+    room = pb.BatchHeader(batch_id=3, answer_bytes=1000)
 
-    assert (
-        stream.ask(pb.ExchangeRequest(echo=pb.EchoBatch(header=pb.BatchHeader(batch_id=3)), body=b"hi")).body == b"hi"
-    )
-    sized = pb.ExchangeRequest(echo=pb.EchoBatch(header=pb.BatchHeader(batch_id=4, answer_bytes=1000)), body=b"hi")
-    assert stream.ask(sized).body == bytes(1000)
+    assert stream.ask(pb.ExchangeRequest(echo=pb.EchoBatch(header=room), body=b"hi")).body == b"hi"
+    zeros = pb.ExchangeRequest(echo=pb.EchoBatch(header=room, zero_bytes=1000), body=b"hi")
+    assert stream.ask(zeros).body == bytes(1000)
 
 
 @pytest.mark.parametrize(

@@ -215,20 +215,20 @@ Global___Shard: _TypeAlias = Shard  # noqa: Y015
 class EchoRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    ZERO_BYTES_FIELD_NUMBER: _builtins.int
     PAYLOAD_FIELD_NUMBER: _builtins.int
-    answer_bytes: _builtins.int
-    """0: answer the payload; else that many zero bytes."""
+    zero_bytes: _builtins.int
+    """0: the answer's payload is the request's; else it is that many zero bytes."""
     payload: _builtins.bytes
     def __init__(
         self,
         *,
-        answer_bytes: _builtins.int = ...,
+        zero_bytes: _builtins.int = ...,
         payload: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_bytes", b"answer_bytes", "payload", b"payload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "zero_bytes", b"zero_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,7 +81,9 @@ class _EncodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Encoding.Val
     DESCRIPTOR: _descriptor.EnumDescriptor
     ENCODING_UNSPECIFIED: _Encoding.ValueType  # 0
     ENCODING_LZ4: _Encoding.ValueType  # 1
-    """One LZ4 block without a size prefix; it decodes to exactly pages * 4096 bytes."""
+    """One LZ4 block (by LZ4's own rules for the end of a block) without a size prefix, shorter than the plain bytes; it
+    decodes to exactly pages * 4096 bytes.
+    """
     ENCODING_RAW: _Encoding.ValueType  # 2
     """The plain bytes: exactly pages * 4096."""
     ENCODING_SAME_FILLED: _Encoding.ValueType  # 3
@@ -92,7 +94,9 @@ class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper):
 
 ENCODING_UNSPECIFIED: Encoding.ValueType  # 0
 ENCODING_LZ4: Encoding.ValueType  # 1
-"""One LZ4 block without a size prefix; it decodes to exactly pages * 4096 bytes."""
+"""One LZ4 block (by LZ4's own rules for the end of a block) without a size prefix, shorter than the plain bytes; it
+decodes to exactly pages * 4096 bytes.
+"""
 ENCODING_RAW: Encoding.ValueType  # 2
 """The plain bytes: exactly pages * 4096."""
 ENCODING_SAME_FILLED: Encoding.ValueType  # 3
@@ -107,9 +111,11 @@ class _ResultCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultCode
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESULT_CODE_UNSPECIFIED: _ResultCode.ValueType  # 0
     RESULT_CODE_STORED: _ResultCode.ValueType  # 1
-    """Put: every page of the extent is held, and comes back byte for byte."""
+    """Put: every page of the extent is held, and comes back as it was encoded: byte for byte, if encoding and checksum were
+    right.
+    """
     RESULT_CODE_HIT: _ResultCode.ValueType  # 2
-    """Get: the page is in the answer."""
+    """Get: the page is in the answer; its checksum is the reader's to verify."""
     RESULT_CODE_MISS: _ResultCode.ValueType  # 3
     """Get: nothing is held under this handle."""
     RESULT_CODE_LOST: _ResultCode.ValueType  # 4
@@ -126,9 +132,11 @@ class ResultCode(_ResultCode, metaclass=_ResultCodeEnumTypeWrapper):
 
 RESULT_CODE_UNSPECIFIED: ResultCode.ValueType  # 0
 RESULT_CODE_STORED: ResultCode.ValueType  # 1
-"""Put: every page of the extent is held, and comes back byte for byte."""
+"""Put: every page of the extent is held, and comes back as it was encoded: byte for byte, if encoding and checksum were
+right.
+"""
 RESULT_CODE_HIT: ResultCode.ValueType  # 2
-"""Get: the page is in the answer."""
+"""Get: the page is in the answer; its checksum is the reader's to verify."""
 RESULT_CODE_MISS: ResultCode.ValueType  # 3
 """Get: nothing is held under this handle."""
 RESULT_CODE_LOST: ResultCode.ValueType  # 4
@@ -256,7 +264,7 @@ class PoolRef(_message.Message):
     pool_id: _builtins.int
     """The pool's number within the caller's tenant, as CreatePool, OpenPool or JoinPool answered it."""
     generation: _builtins.int
-    """The writer's generation. OpenPool raises it; a message with an older one is refused FENCED."""
+    """The caller's generation. OpenPool raises it; a message with any other one, a get too, is refused FENCED."""
     token: _builtins.bytes
     """The secret that CreatePool, OpenPool or JoinPool answered. Unary calls and the attaching messages of an Exchange
     carry it; batches do not, their session has shown it.
@@ -266,8 +274,8 @@ class PoolRef(_message.Message):
     pool is LOST, not MISS, when this is older than the pool's own epoch.
     """
     floor: _builtins.int
-    """The lowest sequence of this generation that the caller has not settled. The server answers STALE below the highest
-    floor that it has seen.
+    """The lowest sequence of this generation that the caller has not settled; 0 says nothing. The server answers STALE to
+    writes below the highest floor that it has seen.
     """
     def __init__(
         self,

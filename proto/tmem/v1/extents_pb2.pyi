@@ -113,7 +113,9 @@ class ExchangeResponse(_message.Message):
     def drain(self) -> Global___Drain: ...
     @_builtins.property
     def malformed(self) -> Global___Malformed:
-        """Answers a batch whose columns contradict each other or a limit; nothing of it was applied."""
+        """Answers a batch whose columns contradict each other or a limit of the contract; nothing of it was applied, its
+        sequence is settled, and it cost no credit.
+        """
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class Open(_message.Message):
     """Free text for logs and listings: program and host."""
     @_builtins.property
     def window(self) -> Global___Window:
-        """The window that the client would like."""
+        """The window that the client would like; 0 = as much as the server gives."""
 
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolAttachment]:
@@ -349,8 +351,9 @@ Global___PoolState: _TypeAlias = PoolState  # noqa: Y015
 
 @_typing.final
 class Window(_message.Message):
-    """Credit. A batch costs its own bytes on the wire plus the answer_bytes that it asks for, from sending to its answer's
-    arrival. A client never has more than this outstanding; a server ends a stream that does.
+    """Credit. A batch costs the bytes of its serialized ExchangeRequest (without gRPC's framing) plus the answer_bytes that
+    it asks for, from sending to its answer's arrival. A client never has more than this outstanding; a server ends a
+    stream that does, RESOURCE_EXHAUSTED.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -474,15 +477,19 @@ class BatchHeader(_message.Message):
     """Chosen by the client, unique among its unanswered batches of the stream."""
     pool_id: _builtins.int
     generation: _builtins.int
+    """As in PoolRef; in gets too."""
     sequence: _builtins.int
-    """The sequence of a write within (pool, generation), 1 or more; 0 in a get."""
+    """The sequence of a write within (pool, generation), 1 .. 2^63-1; 0 in a get. A repeated one is applied again. On a
+    handle that a higher one of this generation has written, a lower one is STALE.
+    """
     floor: _builtins.int
-    """The lowest unsettled sequence, as in PoolRef."""
+    """The lowest unsettled sequence, as in PoolRef: both raise the same floor."""
     epoch: _builtins.int
     """The epoch that the caller believes in, as in PoolRef."""
     answer_bytes: _builtins.int
     """The most bytes of body that the answer may have; part of the batch's cost. A get's is at least 4096 for each page
     that it asks for; with more, up to the whole chunks around them, the server need not expand chunks that do not fit.
+    An echo's is at least what comes back.
     """
     def __init__(
         self,
@@ -599,11 +606,13 @@ class Chunks(_message.Message):
     ENCODING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def encoded_bytes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """(n) Length within the body."""
+        """(n) Length within the body. LZ4: less than pages * 4096, else it is to be RAW. RAW: pages * 4096. SAME_FILLED: 8."""
 
     @_builtins.property
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """(0|1|n), default 1: plain pages in the chunk, 1..16 (a SAME_FILLED chunk: 1..512)."""
+        """(0|1|n), default 1: plain pages in the chunk, 1..16 (a SAME_FILLED chunk: 1..512). More than the pool's chunk_pages is
+        REFUSED INVALID; a SAME_FILLED chunk may have more.
+        """
 
     @_builtins.property
     def encoding(self) -> _containers.RepeatedScalarFieldContainer[_common_pb2.Encoding.ValueType]:
@@ -626,7 +635,7 @@ Global___Chunks: _TypeAlias = Chunks  # noqa: Y015
 
 @_typing.final
 class Detail(_message.Message):
-    """One thing about a run of results: extents of a put or flush, pages of a get."""
+    """One thing about a run of results: extents (or objects) of a put or flush, positions of a get."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -669,7 +678,9 @@ class PutBatch(_message.Message):
 
     @_builtins.property
     def page_crc32c(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One for each plain page, in order: CRC32C of its 4096 bytes."""
+        """One for each plain page, in order: CRC32C of its 4096 bytes. The writer answers for it, and for its chunks being what
+        their encoding says: the server looks into neither, and hands both back as they came.
+        """
 
     def __init__(
         self,
@@ -773,7 +784,9 @@ class GetAnswer(_message.Message):
 
     @_builtins.property
     def page_crc32c(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One for each page of the runs, in order: CRC32C of its 4096 plain bytes, as the writer computed it."""
+        """One for each page of the runs, in order: CRC32C of its 4096 plain bytes, as the writer computed it. The reader verifies
+        it; a page that fails is CORRUPT to its caller, whatever its code says.
+        """
 
     def __init__(
         self,
@@ -796,7 +809,9 @@ Global___GetAnswer: _TypeAlias = GetAnswer  # noqa: Y015
 @_typing.final
 class Runs(_message.Message):
     """Runs of hit pages: n runs, n = length of `sequence`. Every position whose code is HIT lies in exactly one run; a run
-    lies in one extent of the request, and runs come in order of their positions.
+    lies in one extent of the request, and runs come in order of their positions. Several runs may lie in one chunk (its
+    other pages were overwritten or flushed since, or were not asked for), and a page may lie in several chunks of an
+    answer: only runs say which one is meant.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -813,7 +828,7 @@ class Runs(_message.Message):
 
     @_builtins.property
     def pages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """(0|1|n) Pages; absent = run k is the whole of chunk k."""
+        """(0|1|n) Pages; absent = each run is the whole of its chunk."""
 
     @_builtins.property
     def chunk(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -825,7 +840,7 @@ class Runs(_message.Message):
 
     @_builtins.property
     def generation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The version of the run's pages: what a conditional flush names. generation (1|n), sequence (n)."""
+        """The version of the run's pages: what a conditional flush names. generation (0|1|n), default 0; sequence (n)."""
 
     @_builtins.property
     def sequence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -862,7 +877,7 @@ class FlushBatch(_message.Message):
     @_builtins.property
     def if_generation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """(0|1|n) each: where if_sequence is not 0, remove a page of that extent only if its version is exactly this one. The
-        acknowledgement of a taking get.
+        acknowledgement of a taking get. A generation without a sequence is malformed.
         """
 
     @_builtins.property
@@ -998,18 +1013,20 @@ class EchoBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
+    ZERO_BYTES_FIELD_NUMBER: _builtins.int
+    zero_bytes: _builtins.int
+    """0: the answer's body is the request's; else it is that many zero bytes."""
     @_builtins.property
-    def header(self) -> Global___BatchHeader:
-        """answer_bytes = 0: the answer's body is the request's; else that many zero bytes."""
-
+    def header(self) -> Global___BatchHeader: ...
     def __init__(
         self,
         *,
         header: Global___BatchHeader | None = ...,
+        zero_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "zero_bytes", b"zero_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

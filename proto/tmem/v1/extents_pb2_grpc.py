@@ -47,8 +47,11 @@ class ExtentsServiceServicer:
     """
 
     def Exchange(self, request_iterator, context):
-        """One session. The first request is Open and its answer Opened; then both sides write when they like. Batches are
-        applied in the order in which they were sent; answers come in any order and carry the batch's id.
+        """One session. The first request is Open (anything else, and a second Open, ends the call INVALID_ARGUMENT) and its
+        answer Opened; then both sides write when they like. Batches are applied in the order in which they were sent;
+        answers come in any order and carry the batch's id. A client that ends its side says goodbye: what it sent is
+        answered, the call ends OK, and the session with it. A call that ends otherwise leaves the session to its client for
+        session_timeout_ms.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,8 +34,11 @@ class ExtentsServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ExtentsServiceAsyncStub: ...
     Exchange: _grpc.StreamStreamMultiCallable[_extents_pb2.ExchangeRequest, _extents_pb2.ExchangeResponse]
-    """One session. The first request is Open and its answer Opened; then both sides write when they like. Batches are
-    applied in the order in which they were sent; answers come in any order and carry the batch's id.
+    """One session. The first request is Open (anything else, and a second Open, ends the call INVALID_ARGUMENT) and its
+    answer Opened; then both sides write when they like. Batches are applied in the order in which they were sent;
+    answers come in any order and carry the batch's id. A client that ends its side says goodbye: what it sent is
+    answered, the call ends OK, and the session with it. A call that ends otherwise leaves the session to its client for
+    session_timeout_ms.
     """
 
 @_typing.type_check_only
@@ -44,8 +47,11 @@ class ExtentsServiceAsyncStub(ExtentsServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Exchange: _aio.StreamStreamMultiCallable[_extents_pb2.ExchangeRequest, _extents_pb2.ExchangeResponse]  # type: ignore[assignment]
-    """One session. The first request is Open and its answer Opened; then both sides write when they like. Batches are
-    applied in the order in which they were sent; answers come in any order and carry the batch's id.
+    """One session. The first request is Open (anything else, and a second Open, ends the call INVALID_ARGUMENT) and its
+    answer Opened; then both sides write when they like. Batches are applied in the order in which they were sent;
+    answers come in any order and carry the batch's id. A client that ends its side says goodbye: what it sent is
+    answered, the call ends OK, and the session with it. A call that ends otherwise leaves the session to its client for
+    session_timeout_ms.
     """
 
 class ExtentsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +63,11 @@ class ExtentsServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_extents_pb2.ExchangeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_extents_pb2.ExchangeResponse], _abc.AsyncIterator[_extents_pb2.ExchangeResponse]]:
-        """One session. The first request is Open and its answer Opened; then both sides write when they like. Batches are
-        applied in the order in which they were sent; answers come in any order and carry the batch's id.
+        """One session. The first request is Open (anything else, and a second Open, ends the call INVALID_ARGUMENT) and its
+        answer Opened; then both sides write when they like. Batches are applied in the order in which they were sent;
+        answers come in any order and carry the batch's id. A client that ends its side says goodbye: what it sent is
+        answered, the call ends OK, and the session with it. A call that ends otherwise leaves the session to its client for
+        session_timeout_ms.
         """
 
 def add_ExtentsServiceServicer_to_server(servicer: ExtentsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

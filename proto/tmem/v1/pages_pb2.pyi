@@ -133,9 +133,9 @@ class GetResponse(_message.Message):
     sequence: _builtins.int
     encoding: _common_pb2.Encoding.ValueType
     page_crc32c: _builtins.int
-    """CRC32C of the 4096 plain bytes, as the writer computed it. The reader verifies it."""
+    """CRC32C of the 4096 plain bytes, as the writer computed it. The reader verifies it; a page that fails is CORRUPT."""
     page: _builtins.bytes
-    """The encoded page, present on HIT. A page that lies in a chunk of several is answered RAW."""
+    """The encoded page, present on HIT. A page that was stored in a chunk of several is answered alone: RAW, or SAME_FILLED."""
     def __init__(
         self,
         *,
@@ -170,7 +170,9 @@ class FlushRequest(_message.Message):
     """0 .. 2^32-1."""
     sequence: _builtins.int
     if_generation: _builtins.int
-    """When if_sequence is not 0: remove the page only if its version is exactly this one."""
+    """When if_sequence is not 0: remove the page only if its version is exactly this one. A generation without a sequence is
+    an error.
+    """
     if_sequence: _builtins.int
     @_builtins.property
     def pool(self) -> _common_pb2.PoolRef: ...

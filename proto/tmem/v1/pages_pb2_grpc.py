@@ -29,8 +29,10 @@ class PagesServiceStub:
     """The classical tmem ABI: one page, one synchronous call. It stays as the fallback for clients that know no extents,
     and as the honest baseline beside the stream. The calls share the sequence space of the pool's Exchange batches.
 
-    A request that the server can read is answered in-band, refusals too; a gRPC status other than OK means that the
-    request did not reach a pool (garbage, no right to speak at all, server gone).
+    A well-formed request is answered in-band, refusals too. A gRPC status other than OK means that it never came to a pool:
+    INVALID_ARGUMENT for bytes that are no request and for fields that contradict the contract (an index above 2^32-1, a page
+    that can't be what its encoding says), UNAUTHENTICATED, or a server that is not there. The trailing metadata key
+    `tmem-reason` names the RefusalReason, where there is one.
     """
 
     def __init__(self, channel):
@@ -65,8 +67,10 @@ class PagesServiceServicer:
     """The classical tmem ABI: one page, one synchronous call. It stays as the fallback for clients that know no extents,
     and as the honest baseline beside the stream. The calls share the sequence space of the pool's Exchange batches.
 
-    A request that the server can read is answered in-band, refusals too; a gRPC status other than OK means that the
-    request did not reach a pool (garbage, no right to speak at all, server gone).
+    A well-formed request is answered in-band, refusals too. A gRPC status other than OK means that it never came to a pool:
+    INVALID_ARGUMENT for bytes that are no request and for fields that contradict the contract (an index above 2^32-1, a page
+    that can't be what its encoding says), UNAUTHENTICATED, or a server that is not there. The trailing metadata key
+    `tmem-reason` names the RefusalReason, where there is one.
     """
 
     def Put(self, request, context):
@@ -132,8 +136,10 @@ class PagesService:
     """The classical tmem ABI: one page, one synchronous call. It stays as the fallback for clients that know no extents,
     and as the honest baseline beside the stream. The calls share the sequence space of the pool's Exchange batches.
 
-    A request that the server can read is answered in-band, refusals too; a gRPC status other than OK means that the
-    request did not reach a pool (garbage, no right to speak at all, server gone).
+    A well-formed request is answered in-band, refusals too. A gRPC status other than OK means that it never came to a pool:
+    INVALID_ARGUMENT for bytes that are no request and for fields that contradict the contract (an index above 2^32-1, a page
+    that can't be what its encoding says), UNAUTHENTICATED, or a server that is not there. The trailing metadata key
+    `tmem-reason` names the RefusalReason, where there is one.
     """
 
     @staticmethod

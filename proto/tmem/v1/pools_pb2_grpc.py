@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PoolsServiceStub:
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason.
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
     """
 
     def __init__(self, channel):
@@ -103,7 +104,8 @@ class PoolsServiceStub:
 
 
 class PoolsServiceServicer:
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason.
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
     """
 
     def CreatePool(self, request, context):
@@ -275,7 +277,8 @@ def add_PoolsServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PoolsService:
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason.
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PoolsServiceStub:
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason."""
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -64,7 +66,9 @@ class PoolsServiceStub:
 
 @_typing.type_check_only
 class PoolsServiceAsyncStub(PoolsServiceStub):
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason."""
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreatePool: _aio.UnaryUnaryMultiCallable[_pools_pb2.CreatePoolRequest, _pools_pb2.CreatePoolResponse]  # type: ignore[assignment]
@@ -97,7 +101,9 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
 class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason."""
+    """The life of pools. Refusals are gRPC statuses here; the trailing metadata key `tmem-reason` names the RefusalReason. On
+    a server with tenants every call of every service carries the metadata `authorization: Bearer TOKEN`.
+    """
 
     @_abc_1.abstractmethod
     def CreatePool(

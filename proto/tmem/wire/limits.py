@@ -83,6 +83,8 @@ def client_channel_options() -> list[tuple[str, int | str]]:
         ("grpc.keepalive_time_ms", _CLIENT_KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", _CLIENT_KEEPALIVE_TIMEOUT_MS),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Go on asking however long nothing else is said: after two pings gRPC would stop, and a dead peer be believed.
+        ("grpc.http2.max_pings_without_data", 0),
         # A proxy from the environment has no business between a machine and its memory.
         ("grpc.enable_http_proxy", 0),
         # One connection per client, never one shared by accident with another client of the same process.

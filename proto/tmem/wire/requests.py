@@ -117,10 +117,11 @@ class FlushObject:
 
 @dataclass(slots=True)
 class Echo:
-    """Nothing to do but answer."""
+    """Nothing to do but answer: with the body, or with so many zero bytes."""
 
     header: Header
     body: memoryview
+    zero_bytes: int = 0
 
 
 Batch = Put | Get | Flush | FlushObject | Echo
@@ -203,10 +204,11 @@ def encode_flush_object(header: Header, objects: Sequence[int]) -> bytes:
     return message.SerializeToString()
 
 
-def encode_echo(header: Header, body: bytes) -> bytes:
+def encode_echo(header: Header, body: bytes, zero_bytes: int = 0) -> bytes:
     """The request that is answered and nothing else."""
     message = pb.ExchangeRequest()
     _fill_header(message.echo.header, header)
+    message.echo.zero_bytes = zero_bytes
     return join(message.SerializeToString(), [body], len(body))
 
 
@@ -251,7 +253,7 @@ def decode_request(data: bytes) -> tuple[Request, bool]:
     if kind == "flush_object":
         return _decode_flush_object(message.flush_object), slow
     if kind == "echo":
-        return Echo(_decode_header(message.echo.header), body), slow
+        return _decode_echo(message.echo, body), slow
     if kind == "heartbeat":
         return message.heartbeat, slow
     if kind == "attach":
@@ -377,17 +379,19 @@ def _decode_get(source: pb.GetBatch) -> Get:
 def _decode_flush(source: pb.FlushBatch) -> Flush:
     header = _decode_write_header(source.header)
     extents = _decode_extents(header.batch_id, source.extents, MAX_BATCH_EXTENTS * BLOCK_PAGES)
-    if not source.if_sequence:
+    if not source.if_sequence and not source.if_generation:
         return Flush(header, extents, None)
     try:
         generations = expand(source.if_generation, len(extents), 0, "if_generation")
         sequences = expand(source.if_sequence, len(extents), 0, "if_sequence")
     except ColumnError as error:
         raise MalformedBatch(header.batch_id, str(error)) from error
-    conditions = [
-        Version(generation, sequence) if sequence else None
-        for generation, sequence in zip(generations, sequences, strict=True)
-    ]
+    conditions: list[Version | None] = []
+    for generation, sequence in zip(generations, sequences, strict=True):
+        if generation and not sequence:
+            # Read as "no condition" it would remove what the caller wanted to spare.
+            raise MalformedBatch(header.batch_id, "a condition has a generation and no sequence")
+        conditions.append(Version(generation, sequence) if sequence else None)
     return Flush(header, extents, conditions)
 
 
@@ -403,3 +407,13 @@ def _decode_flush_object(source: pb.FlushObjectBatch) -> FlushObject:
     except ColumnError as error:
         raise MalformedBatch(header.batch_id, str(error)) from error
     return FlushObject(header, list(map(join_object, lows, mids, highs)))
+
+
+def _decode_echo(source: pb.EchoBatch, body: memoryview) -> Echo:
+    header = _decode_header(source.header)
+    comes_back = source.zero_bytes or len(body)
+    if header.answer_bytes < comes_back:
+        raise MalformedBatch(
+            header.batch_id, f"answer_bytes {header.answer_bytes} leaves no room for the {comes_back} that come back"
+        )
+    return Echo(header, body, source.zero_bytes)

@@ -113,8 +113,9 @@ async def _run(loaded: Loaded, command: str | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    await daemon.start()
+    # Before the daemon is ready: systemd may ask for a reload as soon as it is told so.
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+    await daemon.start()
     status = 0
     try:
         if captive is not None:

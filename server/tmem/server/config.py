@@ -28,6 +28,9 @@ _FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TME
 
 _SIZES = {"memory_limit", "max_window"}
 
+Grace = Annotated[float, Field(ge=0)] | Literal["never"]
+"""Seconds, or never."""
+
 
 class ConfigError(ValueError):
     """The settings can't be used; the message is one line that says what, where and why."""
@@ -70,11 +73,11 @@ class Settings(BaseModel):
         default=30.0, gt=0, description="a client that takes no answer for so long is cut off"
     )
     drain_timeout_seconds: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for clients to leave")
-    persistent_grace_seconds: float | None = Field(
-        default=None, ge=0, description="reclaim a dead client's persistent pools after so long; unset: never"
+    persistent_grace_seconds: Grace = Field(
+        default="never", description="reclaim a dead client's persistent pools after so long, or never"
     )
-    ephemeral_grace_seconds: float | None = Field(
-        default=3600.0, ge=0, description="reclaim a dead client's ephemeral pools after so long; unset: never"
+    ephemeral_grace_seconds: Grace = Field(
+        default=3600.0, description="reclaim a dead client's ephemeral pools after so long, or never"
     )
     reflection: bool = Field(default=False, description="offer gRPC server reflection")
     layers: tuple[Annotated[str, AfterValidator(check_layer)], ...] = Field(

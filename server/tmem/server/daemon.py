@@ -99,7 +99,12 @@ class Daemon:
         lifecycle = Lifecycle(
             table,
             store,
-            graces=Graces(settings.persistent_grace_seconds, settings.ephemeral_grace_seconds),
+            graces=Graces(
+                *(
+                    None if grace == "never" else grace
+                    for grace in (settings.persistent_grace_seconds, settings.ephemeral_grace_seconds)
+                )
+            ),
             # Microseconds since 1970: higher than any epoch of this machine's past, but for a clock that was set back;
             # a client that knows a higher one says so when it makes its pool again.
             epoch=lambda: time.time_ns() // 1000,
@@ -207,6 +212,9 @@ class Daemon:
 
     def reload(self) -> None:
         """Reads the token file again; a bad one is reported and changes nothing."""
+        if self._upkeep is None:
+            log.info("daemon.reload", hint="the token file is being read just now")
+            return
         path = self._settings.tokens
         if path is None:
             log.info("daemon.reload", hint="there is no token file to read again")

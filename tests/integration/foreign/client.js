@@ -301,8 +301,8 @@ async function strayBatches(session, writer, block) {
 }
 
 async function echo(session, writer, text, zeros) {
-  const same = await session.batch('echo', writer, {}, { body: Buffer.from(text) });
-  const other = await session.batch('echo', writer, {}, { body: Buffer.from(text), answerBytes: zeros });
+  const same = await session.batch('echo', writer, {}, { body: Buffer.from(text), answerBytes: text.length });
+  const other = await session.batch('echo', writer, { zeroBytes: zeros }, { body: Buffer.from(text), answerBytes: zeros });
   return { same: same.body.toString(), zeros: other.body.length, allZero: other.body.every((byte) => byte === 0) };
 }
 
@@ -312,13 +312,13 @@ async function manyInFlight(session, writer, samples) {
   const sent = [
     put(session, writer, [one], [samples[0]]),
     get(session, writer, [one]),
-    session.batch('echo', writer, {}, { body: Buffer.from('first') }),
+    session.batch('echo', writer, {}, { body: Buffer.from('first'), answerBytes: 64 }),
     put(session, writer, [one], [samples[2]]),
     get(session, writer, [one]),
     put(session, writer, [other], [samples[1]]),
     session.batch('flush', writer, { extents: extents(one, other) }),
     get(session, writer, [one, other]),
-    session.batch('echo', writer, {}, { body: Buffer.from('second') }),
+    session.batch('echo', writer, {}, { body: Buffer.from('second'), answerBytes: 64 }),
   ];
   const inFlight = session.used.batches;
   const [, early, first, , late, , flush, flushed, second] = await Promise.all(sent);
@@ -385,7 +385,7 @@ async function overtake(server, { pages, name }) {
   const page = fs.readFileSync(pages).subarray(0, PAGE);
   const [stored, echoed] = await Promise.all([
     put(session, writer, [[EXTENT_OBJECT, 0, 1]], [page]),
-    session.batch('echo', writer, {}, { body: Buffer.from('overtaking') }),
+    session.batch('echo', writer, {}, { body: Buffer.from('overtaking'), answerBytes: 64 }),
   ]);
   const end = (await session.close()).code;
   return { arrived: session.arrived, codes: stored.codes, echo: echoed.body.toString(), end, window: session.window };

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tmem.cli.memory import PAGE_BYTES, Region, blocks, read_memory, regions
+from tmem.cli.memory import Region, blocks, read_memory, regions
 
 
 def test_memory_is_read_straight_into_the_buffer() -> None:

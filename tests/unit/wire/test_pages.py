@@ -19,5 +19,5 @@ def test_pages_come_back_as_views() -> None:
     get, page, slow = decode_get_response(splice_page(pages_pb2.GetResponse(epoch=3), b"def"))
     assert (get.epoch, bytes(page), slow) == (3, b"def", False)
 
-    echo, payload, slow = decode_echo_request(splice_page(capabilities_pb2.EchoRequest(answer_bytes=3), b"ghi"))
-    assert (echo.answer_bytes, bytes(payload), slow) == (3, b"ghi", False)
+    echo, payload, slow = decode_echo_request(splice_page(capabilities_pb2.EchoRequest(zero_bytes=3), b"ghi"))
+    assert (echo.zero_bytes, bytes(payload), slow) == (3, b"ghi", False)

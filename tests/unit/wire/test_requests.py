@@ -94,10 +94,16 @@ class TestRoundTrips:
         assert decode_request(encode_flush_object(HEADER, objects))[0] == FlushObject(HEADER, objects)
 
     def test_echo(self) -> None:
-        echo, _ = decode_request(encode_echo(HEADER, b"hello"))
+        header = Header(11, answer_bytes=100)
+        echo, _ = decode_request(encode_echo(header, b"hello", 99))
 
         assert isinstance(echo, Echo)
-        assert (echo.header, bytes(echo.body)) == (HEADER, b"hello")
+        assert (echo.header, bytes(echo.body), echo.zero_bytes) == (header, b"hello", 99)
+
+    @pytest.mark.parametrize(("body", "zero_bytes"), [(b"x" * 11, 0), (b"", 11), (b"x", 2**32 - 1)])
+    def test_an_echo_must_leave_room_for_what_comes_back(self, body: bytes, zero_bytes: int) -> None:
+        with pytest.raises(MalformedBatch, match="come back"):
+            decode_request(encode_echo(Header(11, answer_bytes=10), body, zero_bytes))
 
     @pytest.mark.parametrize(
         "message", [pb.Open(session_id=b"x" * 16), pb.Attach(attach_id=3), pb.Heartbeat(heartbeat_id=9)]
@@ -195,6 +201,13 @@ class TestMalformedBatches:
         message.flush.if_sequence.extend([1, 2])
 
         with pytest.raises(MalformedBatch, match="if_sequence"):
+            decode_request(message.SerializeToString())
+
+    def test_a_flush_condition_without_a_sequence(self) -> None:
+        message = pb.ExchangeRequest.FromString(encode_flush(HEADER, [Extent(1, n, 1) for n in range(3)]))
+        message.flush.if_generation.append(1)
+
+        with pytest.raises(MalformedBatch, match="no sequence"):
             decode_request(message.SerializeToString())
 
     def test_flush_of_no_object(self) -> None:

@@ -362,10 +362,10 @@ class EchoOperation(Operation):
         body: what came back.
     """
 
-    def __init__(self, body: bytes, answer_bytes: int) -> None:
+    def __init__(self, body: bytes, zero_bytes: int) -> None:
         super().__init__(None)
         self._body = body
-        self._answer_bytes = answer_bytes or len(body)
+        self._zero_bytes = zero_bytes
         self._result = Result()
         self.body: bytes | memoryview = b""
 
@@ -375,13 +375,13 @@ class EchoOperation(Operation):
 
     @property
     def answer_bytes(self) -> int:
-        return self._answer_bytes
+        return self._zero_bytes or len(self._body)
 
     def estimate(self) -> int:
-        return HEADER_BYTES + len(self._body) + self._answer_bytes
+        return HEADER_BYTES + len(self._body) + self.answer_bytes
 
     def build(self) -> None:
-        self.message = encode_echo(self.header(), self._body)
+        self.message = encode_echo(self.header(), self._body, self._zero_bytes)
 
     def _decode(self, answer: Answer, codec: Codec) -> None:
         if not isinstance(answer, EchoAnswer):

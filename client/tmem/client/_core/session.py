@@ -63,6 +63,7 @@ class SessionCore:
         self._owed: deque[tuple[PoolCore, Extent]] = deque()
         self._opening: list[tuple[PoolCore, int]] = []
         self._orphans: dict[int, int] = {}  # cost of sent batches that nobody waits for
+        self._silences = 0
         self._backlog = False  # something in flight is built and not sent
         self._sent_bytes = 0
         self._sent_batches = 0
@@ -301,6 +302,7 @@ class SessionCore:
 
     def opening(self) -> bytes:
         """The first message of a new stream."""
+        self._silences = 0
         self._opening = [(pool, pool.writer.floor) for pool in self._pools]
         self.draining = False
         self._counters.messages_sent += 1
@@ -438,8 +440,12 @@ class SessionCore:
 
     @property
     def unanswered_heartbeats(self) -> int:
-        """How many heartbeats the server has not answered."""
-        return len(self._heartbeats)
+        """How many heartbeats the server has not answered; so many times it was silent about the opening, before that."""
+        return len(self._heartbeats) if self.open else self._silences
+
+    def note_silence(self) -> None:
+        """A heartbeat interval has passed, and the opening of the stream is not answered."""
+        self._silences += 1
 
 
 def _ref(pool: PoolCore) -> PoolRef:

@@ -1,6 +1,6 @@
 """The stream of an asyncio client.
 
-Owns: the Exchange call of the moment and the tasks around it: one reads answers (and reconnects), one writes, one keeps the
+Owns: the channel, the Exchange call of the moment and the tasks around it: one reads answers (and reconnects), one writes, one keeps the
 session alive. Everything runs on one loop, so nothing needs a lock; pages are encoded and decoded on the loop.
 """
 
@@ -61,18 +61,18 @@ class Stream:
     """Carries operations to the server and answers back.
 
     Args:
-        channel: to the server. target: its name, for messages.
+        target: the server.
         options, counters: the client's.
 
     Attributes:
+        channel: to the server; another one after a connection was given up.
         core: the session.
         lock: guards nothing, because one loop needs none; here so that both faces read the same.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, target: str, options: Options, counters: ClientCounters) -> None:
-        self._exchange: Any = channel.stream_stream(
-            "/tmem.v1.ExtentsService/Exchange", request_serializer=None, response_deserializer=None
-        )
+    def __init__(self, target: str, options: Options, counters: ClientCounters) -> None:
+        self.channel = open_channel(target)
+        self._renew = False
         self._target = target
         self._options = options
         self._metadata = call_metadata(options)
@@ -203,8 +203,16 @@ class Stream:
     async def _one_stream(self) -> bool:
         """Runs one Exchange call to its end; answers whether it was ever open."""
         opened = False
+        if self._renew:
+            # Streams would go on sharing the dead connection until gRPC's own keepalive notices it.
+            self._renew = False
+            await self.channel.close()
+            self.channel = open_channel(self._target)
         self._outgoing = deque([self.core.opening()])
-        call = self._call = self._exchange(metadata=self._metadata)
+        exchange: Any = self.channel.stream_stream(
+            "/tmem.v1.ExtentsService/Exchange", request_serializer=None, response_deserializer=None
+        )
+        call = self._call = exchange(metadata=self._metadata)
         writer = asyncio.create_task(self._write(call), name="tmem-writer")
         self._wake_writer.set()
         try:
@@ -213,7 +221,8 @@ class Stream:
                 self._take(data)
                 opened = True
         except grpc.RpcError as error:
-            self._last_error = translate(error, "the stream", self._target)  # type: ignore[arg-type]
+            if not self._renew:
+                self._last_error = translate(error, "the stream", self._target)  # type: ignore[arg-type]
         except ProtocolError as error:
             self._last_error = error
         except asyncio.CancelledError:
@@ -291,11 +300,15 @@ class Stream:
                 async with asyncio.timeout(self.core.heartbeat_interval):
                     await self._keep.wait()
             self._keep.clear()
-            if not self.core.open:
-                continue
             if self.core.unanswered_heartbeats >= _MAX_UNANSWERED_HEARTBEATS:
                 # The connection stands and nobody answers: try another.
+                self._renew = True
+                self._last_error = Unavailable(f"{self._target} does not answer any more")
                 self._call.cancel()
+                continue
+            if not self.core.open:
+                if self._call is not None:
+                    self.core.note_silence()
                 continue
             self._send([self.core.heartbeat()])
             while (owed := self.core.next_owed()) is not None:
@@ -317,15 +330,15 @@ class Stream:
         self.core.closed = True
         _wake(self.core.fail_all(Closed("the client was closed")))
         self._changed()
-        if not self._tasks:
-            return
-        self._keep.set()
-        self._send([None])  # goodbye: the server ends the session and parks its pools
-        _, pending = await asyncio.wait(self._tasks, timeout=_END_SECONDS)
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.wait(pending)
+        if self._tasks:
+            self._keep.set()
+            self._send([None])  # goodbye: the server ends the session and parks its pools
+            _, pending = await asyncio.wait(self._tasks, timeout=_END_SECONDS)
+            for task in pending:
+                task.cancel()
+            if pending:
+                await asyncio.wait(pending)
+        await self.channel.close()
 
 
 def _wake(operations: Iterable[Operation]) -> None:

@@ -28,7 +28,7 @@ from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.pages import splice_page
 
 from .pool import Pool
-from .stream import Stream, open_channel
+from .stream import Stream
 
 __all__ = ["Client", "open_client"]
 
@@ -69,10 +69,10 @@ class Client:
         self.target = target
         self.options = options
         self.counters = ClientCounters()
-        self._channel = open_channel(target)
         self._metadata = call_metadata(options)
         self._methods: dict[str, Any] = {}
-        self._stream = Stream(self._channel, target, options, self.counters)
+        self._channel: Any = None
+        self._stream = Stream(target, options, self.counters)
         self.capabilities = capabilities_pb2.GetCapabilitiesResponse()
 
     def __enter__(self) -> Self:
@@ -89,7 +89,6 @@ class Client:
     def close(self) -> None:
         """Says goodbye: the session ends, its persistent pools are parked. Takes a bounded time."""
         self._stream.close()
-        self._channel.close()
 
     @property
     def in_flight(self) -> int:
@@ -172,7 +171,9 @@ class Client:
         assert core.presence is not None
         core.presence.absent_is_lost = opened.pool.incomplete if epoch is None else epoch != opened.pool.epoch
         listing = list_pages(core)
-        method: Any = self._channel.unary_stream(listing.path, request_serializer=None, response_deserializer=None)
+        method: Any = self._stream.channel.unary_stream(
+            listing.path, request_serializer=None, response_deserializer=None
+        )
         try:
             for data in method(
                 listing.request.SerializeToString(), timeout=self.options.call_timeout, metadata=self._metadata
@@ -216,15 +217,15 @@ class Client:
 
     # ---- Measuring ----
 
-    def echo(self, payload: bytes = b"", answer_bytes: int = 0, *, timeout: float | None = None) -> bytes:
-        """Sends bytes over the stream and back; with answer_bytes, that many zeros come back instead."""
-        operation = EchoOperation(payload, answer_bytes)
+    def echo(self, payload: bytes = b"", zero_bytes: int = 0, *, timeout: float | None = None) -> bytes:
+        """Sends bytes over the stream and back; with zero_bytes, that many zeros come back instead."""
+        operation = EchoOperation(payload, zero_bytes)
         self._stream.run(operation, timeout or self.options.read_timeout)
         return bytes(operation.body)
 
-    def echo_page_sync(self, payload: bytes = b"", answer_bytes: int = 0) -> int:
+    def echo_page_sync(self, payload: bytes = b"", zero_bytes: int = 0) -> int:
         """The same by the unary call: the floor under get_page_sync; answers the size of the response."""
-        message = splice_page(capabilities_pb2.EchoRequest(answer_bytes=answer_bytes), payload)
+        message = splice_page(capabilities_pb2.EchoRequest(zero_bytes=zero_bytes), payload)
         path = "/tmem.v1.CapabilitiesService/Echo"
         return len(self.call_raw(path, message, self.options.read_timeout))
 
@@ -237,9 +238,13 @@ class Client:
 
     def call_raw(self, path: str, data: bytes, timeout: float) -> bytes:
         """Carries out a call of bytes to bytes."""
+        channel = self._stream.channel
+        if channel is not self._channel:
+            self._channel = channel
+            self._methods = {}
         method = self._methods.get(path)
         if method is None:
-            method = self._channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             self._methods[path] = method
         try:
             answer: bytes = method(data, timeout=timeout, metadata=self._metadata)

@@ -1,6 +1,6 @@
 """The stream of a blocking client.
 
-Owns: the Exchange call of the moment and the threads around it: one reads answers (and reconnects), one keeps the session
+Owns: the channel, the Exchange call of the moment and the threads around it: one reads answers (and reconnects), one keeps the session
 alive. Callers' threads encode and send. One lock guards the session core; it is never held while pages are encoded or
 decoded.
 
@@ -64,18 +64,18 @@ class Stream:
     """Carries operations to the server and answers back.
 
     Args:
-        channel: to the server. target: its name, for messages.
+        target: the server.
         options, counters: the client's.
 
     Attributes:
+        channel: to the server; another one after a connection was given up.
         core: the session; use it under `lock`.
         lock: also what waiters for credit and free handles wait on.
     """
 
-    def __init__(self, channel: grpc.Channel, target: str, options: Options, counters: ClientCounters) -> None:
-        self._exchange: Any = channel.stream_stream(
-            "/tmem.v1.ExtentsService/Exchange", request_serializer=None, response_deserializer=None
-        )
+    def __init__(self, target: str, options: Options, counters: ClientCounters) -> None:
+        self.channel = open_channel(target)
+        self._renew = False
         self._target = target
         self._options = options
         self._metadata = call_metadata(options)
@@ -205,16 +205,25 @@ class Stream:
         with self.lock:
             if self.core.closed:
                 return False
+            if self._renew:
+                # Streams would go on sharing the dead connection until gRPC's own keepalive notices it.
+                self._renew = False
+                self.channel.close()
+                self.channel = open_channel(self._target)
             outgoing = self._outgoing = queue.SimpleQueue()
             outgoing.put(self.core.opening())
-            call = self._call = self._exchange(iter(outgoing.get, None), metadata=self._metadata)
+            exchange: Any = self.channel.stream_stream(
+                "/tmem.v1.ExtentsService/Exchange", request_serializer=None, response_deserializer=None
+            )
+            call = self._call = exchange(iter(outgoing.get, None), metadata=self._metadata)
         try:
             for data in call:
                 self._counters.messages_received += 1
                 self._take(data)
                 opened = True
         except grpc.RpcError as error:
-            self._last_error = translate(error, "the stream", self._target)  # type: ignore[arg-type]
+            if not self._renew:
+                self._last_error = translate(error, "the stream", self._target)  # type: ignore[arg-type]
         except ProtocolError as error:
             self._last_error = error
             call.cancel()
@@ -279,13 +288,16 @@ class Stream:
             with self.lock:
                 if self.core.closed:
                     return
-                if self.core.open:
-                    if self.core.unanswered_heartbeats >= _MAX_UNANSWERED_HEARTBEATS:
-                        # The connection stands and nobody answers: try another.
-                        self._call.cancel()
-                    else:
-                        self._outgoing.put(self.core.heartbeat())
+                if self.core.unanswered_heartbeats >= _MAX_UNANSWERED_HEARTBEATS:
+                    # The connection stands and nobody answers: try another.
+                    self._renew = True
+                    self._last_error = Unavailable(f"{self._target} does not answer any more")
+                    self._call.cancel()
+                elif self.core.open:
+                    self._outgoing.put(self.core.heartbeat())
                     owed = self.core.next_owed()
+                elif self._call is not None:
+                    self.core.note_silence()
             while owed is not None:
                 try:
                     self.run(owed, self._options.write_timeout)
@@ -319,3 +331,4 @@ class Stream:
                 if thread.is_alive() and self._call is not None:
                     self._call.cancel()
                     thread.join(_JOIN_SECONDS)
+        self.channel.close()

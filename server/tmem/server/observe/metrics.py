@@ -8,7 +8,9 @@ Rules: prefix `tmem_`, base units, `_total` on counters. A label is a pool, an o
 client or a page. The first 100 pools by name have a label of their own, `TENANT/NAME`; the others share `other`.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -84,6 +86,9 @@ class Metrics:
         self._version = version
         self._labels: dict[str, str] = {}
         self._retired: dict[str, tuple[PoolCounters, Counts]] = {}
+        # Held while a pool moves from the living to the retired, and while a scrape takes its snapshot of both: no scrape
+        # counts a pool twice, or not at all.
+        self._moving = threading.Lock()
         self._rpcs = Counter(
             "tmem_rpc_requests_total",
             "Calls answered; a stream counts once, when it ends.",
@@ -188,10 +193,12 @@ class Metrics:
 
     def retire(self, pool: Pool, counts: Counts) -> None:
         """Keeps the counters of a pool that is about to go, so that no counter ever falls."""
-        counters, total = self._retired.setdefault(self._label(pool), (PoolCounters(), Counts()))
-        counters.add(pool.counters)
-        total.evicted += counts.evicted
-        total.expanded += counts.expanded
+        with self._moving:
+            pool.gone = True
+            counters, total = self._retired.setdefault(self._label(pool), (PoolCounters(), Counts()))
+            counters.add(pool.counters)
+            total.evicted += counts.evicted
+            total.expanded += counts.expanded
 
     def _label(self, pool: Pool) -> str:
         name = f"{pool.first_owner}/{pool.name}"
@@ -215,21 +222,22 @@ class Metrics:
         if sources is None:
             return
         by_label: dict[str, tuple[PoolCounters, Counts]] = {}
-        kinds = dict.fromkeys((kind.name.lower() for kind in PoolKind if kind), 0)
+        by_kind = {kind.name.lower(): _Kind() for kind in PoolKind if kind}
         tenants: dict[str, int] = {}
-        for label, (counters, counts) in list(self._retired.items()):
-            _accumulate(by_label, label, counters, counts)
-        for pool in sources.pools():
-            kinds[pool.kind.name.lower()] += 1
-            try:
+        with self._moving:
+            for label, (counters, counts) in self._retired.items():
+                _accumulate(by_label, label, counters, counts)
+            for pool in sources.pools():
+                if pool.gone:
+                    continue
                 counts = sources.store.counts(pool.key)
-            except KeyError:
-                continue  # destroyed meanwhile
-            _accumulate(by_label, self._label(pool), pool.counters, counts)
-            tenants[pool.owner] = tenants.get(pool.owner, 0) + counts.pages
+                _accumulate(by_label, self._label(pool), pool.counters, counts)
+                by_kind[pool.kind.name.lower()].add(pool, counts)
+                tenants[pool.owner] = tenants.get(pool.owner, 0) + counts.pages
         _accumulate(by_label, _NO_POOL, sources.unbound, Counts())
         yield from _pool_metrics(by_label)
-        yield _gauge("tmem_pools", "Pools, by kind.", ["kind"], {(kind,): number for kind, number in kinds.items()})
+        for name, text, attribute in _BY_KIND:
+            yield _gauge(name, text, ["kind"], {(kind,): getattr(held, attribute) for kind, held in by_kind.items()})
         yield _gauge("tmem_sessions", "Sessions, with a stream or between two.", [], {(): sources.sessions()})
         yield _gauge("tmem_streams", "Open Exchange streams.", [], {(): sources.streams()})
         yield _gauge(
@@ -255,6 +263,30 @@ class Metrics:
             ["op"],
             {("put",): sources.copies.put_pages, ("get",): sources.copies.get_pages},
         )
+
+
+@dataclass(slots=True)
+class _Kind:
+    """What the pools of one kind amount to."""
+
+    pools: int = 0
+    parked: int = 0
+    held_bytes: int = 0
+
+    def add(self, pool: Pool, counts: Counts) -> None:
+        self.pools += 1
+        self.parked += pool.parked
+        self.held_bytes += counts.payload_bytes + counts.dead_bytes + counts.index_bytes
+
+
+_BY_KIND = (
+    ("tmem_pools", "Pools, by kind.", "pools"),
+    ("tmem_parked_pools", "Pools that no live session works on, by kind.", "parked"),
+    ("tmem_held_bytes", "Payload, dead bytes and index, by kind of pool.", "held_bytes"),
+)
+
+# Reasons whose series exist from the beginning, at 0, so that their first refusal is seen as a rise.
+_EXPECTED_REASONS = (Reason.QUOTA, Reason.CAPACITY, Reason.IO)
 
 
 def _accumulate(
@@ -334,6 +366,9 @@ def _pool_metrics(by_label: dict[str, tuple[PoolCounters, Counts]]) -> Iterator[
             (gets, counters.gets_refused),
             (flushes, counters.flushes_refused),
         ):
+            if samples is puts:
+                for expected in _EXPECTED_REASONS:
+                    samples[label, "refused", expected.name.lower()] = 0
             for reason, pages in refused.items():
                 samples[label, "refused", Reason(reason).name.lower()] = pages
         flushes[label, "absent", ""] = (

@@ -85,7 +85,7 @@ class CapabilitiesHandlers:
     def echo(self, _tenant: Tenant, data: bytes) -> bytes:
         """EchoRequest to EchoResponse."""
         request, payload, _ = decode_echo_request(data)
-        if request.answer_bytes > limits.MAX_ANSWER_BYTES:
-            raise InvalidRequest(f"answer_bytes {request.answer_bytes} is above {limits.MAX_ANSWER_BYTES}")
-        answer = bytes(request.answer_bytes) if request.answer_bytes else payload
+        if request.zero_bytes > limits.MAX_ANSWER_BYTES:
+            raise InvalidRequest(f"zero_bytes {request.zero_bytes} is above {limits.MAX_ANSWER_BYTES}")
+        answer = bytes(request.zero_bytes) if request.zero_bytes else payload
         return splice_page(pb.EchoResponse(), answer)

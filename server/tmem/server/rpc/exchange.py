@@ -19,7 +19,7 @@ import structlog
 
 from tmem.v1 import extents_pb2 as pb
 from tmem.wire.answers import encode_control
-from tmem.wire.errors import ProtocolError, Refused
+from tmem.wire.errors import ProtocolError, Refused, Unauthenticated
 
 from .conversation import Conversation, WindowExceeded
 from .service import Context, Service
@@ -98,7 +98,7 @@ class ExchangeHandlers:
         if isinstance(error, ProtocolError):
             self.service.metrics.malformed("exchange")
             log.warning("stream.malformed", client=stream.client_name, error=str(error))
-        elif isinstance(error, Refused):
+        elif isinstance(error, Refused | Unauthenticated):
             log.info("stream.refused", client=stream.client_name, error=str(error))
         else:
             log.error("stream.failed", client=stream.client_name, exc_info=error)

@@ -104,6 +104,8 @@ class PagesHandlers:
     async def flush(self, tenant: Tenant, data: bytes) -> bytes:
         """FlushRequest to FlushResponse."""
         request = parse(data, pb.FlushRequest())
+        if request.if_generation and not request.if_sequence:
+            raise MalformedBatch(0, "a condition has a generation and no sequence")
         condition = Version(request.if_generation, request.if_sequence) if request.if_sequence else None
         extent = _extent(request.object, request.index)
         header = _header(request.pool, request.sequence, write=True)

@@ -236,11 +236,8 @@ class Engine:
 
     @staticmethod
     def _echo(echo: Echo) -> Answer:
-        header = echo.header
-        body = echo.body
-        if header.answer_bytes and len(body) != header.answer_bytes:
-            return EchoAnswer(_answer_header(header, 0), bytes(header.answer_bytes))
-        return EchoAnswer(_answer_header(header, 0), body)
+        body = bytes(echo.zero_bytes) if echo.zero_bytes else echo.body
+        return EchoAnswer(_answer_header(echo.header, 0), body)
 
 
 def _answer_header(header: Header, epoch: int) -> AnswerHeader:

@@ -29,7 +29,7 @@ def test_an_address_of_another_machine_can_not_be_listened_on() -> None:
 
 
 def test_a_name_that_does_not_resolve_is_said() -> None:
-    with pytest.raises(AddressInUseError, match="no-such-host.invalid:0: "):
+    with pytest.raises(AddressInUseError, match=r"no-such-host\.invalid:0: "):
         check_free("no-such-host.invalid:0")
 
 

@@ -8,7 +8,7 @@ from tests.sim import PureClient, PureServer
 
 from tmem.server.observe.metrics import Metrics, Sources
 from tmem.server.store.lifecycle import Lifecycle
-from tmem.server.store.pools import Pool
+from tmem.server.store.pools import Pool, PoolRequest
 
 
 def attach(server: PureServer) -> Metrics:
@@ -93,7 +93,37 @@ def test_refusals_are_told_by_reason(server: PureServer, metrics: Metrics) -> No
     client.put(pool, 1, 0, bytes(extent(0, 4)))
     client.settle()
 
-    assert value(metrics, "tmem_put_pages_total", pool="local/swap0", result="refused", reason="frozen") == 4
+    name = "local/swap0"
+    assert value(metrics, "tmem_put_pages_total", pool=name, result="refused", reason="frozen") == 4
+    assert value(metrics, "tmem_put_pages_total", pool=name, result="refused", reason="quota") == 0
+
+
+def test_pools_are_told_by_kind_and_by_whether_anybody_works_on_them(server: PureServer, metrics: Metrics) -> None:
+    client = PureClient(server)
+    pool = client.create_pool("a")
+    client.put(pool, 1, 0, random_page())
+    client.settle()
+    server.service.lifecycle.create("local", PoolRequest("b", 2), 0.0)
+    server.service.lifecycle.create("local", PoolRequest("c", 1), 0.0)
+
+    assert [value(metrics, "tmem_pools", kind=kind) for kind in ("persistent", "ephemeral", "shared")] == [2, 1, 0]
+    assert [value(metrics, "tmem_parked_pools", kind=kind) for kind in ("persistent", "ephemeral")] == [1, 1]
+    assert value(metrics, "tmem_held_bytes", kind="persistent") > 4096
+    assert value(metrics, "tmem_held_bytes", kind="ephemeral") == 0
+
+
+def test_a_pool_that_goes_while_somebody_scrapes_is_counted_once(server: PureServer, metrics: Metrics) -> None:
+    client = PureClient(server)
+    pool = client.create_pool("a")
+    client.put(pool, 1, 0, random_page())
+    client.settle()
+    living = server.service.lifecycle.table.owned("local", pool.pool_id)
+    assert metrics.sources is not None
+    metrics.sources.pools = lambda: [living]  # as a scrape that began before the pool went
+
+    server.service.lifecycle.destroy(living)
+
+    assert value(metrics, "tmem_put_pages_total", pool="local/a", result="stored", reason="") == 1
 
 
 def test_no_counter_falls_and_all_gauges_are_zero_when_every_pool_is_gone(server: PureServer, metrics: Metrics) -> None:
@@ -114,6 +144,7 @@ def test_no_counter_falls_and_all_gauges_are_zero_when_every_pool_is_gone(server
     gauges = (
         *("tmem_pages", "tmem_objects", "tmem_blocks", "tmem_payload_bytes", "tmem_index_bytes", "tmem_dead_bytes"),
         *("tmem_same_filled_pages", "tmem_raw_pages", "tmem_pools", "tmem_resident_bytes", "tmem_tenant_pages_max"),
+        *("tmem_parked_pools", "tmem_held_bytes"),
     )
     for (name, _), number in after.items():
         if name in gauges:

@@ -168,8 +168,8 @@ def test_a_lone_reader_gets_its_page_alone(world: World) -> None:
 
 
 def test_echo_answers_the_body_or_so_many_zeros(world: World) -> None:
-    assert bytes(world.execute(Echo(world.header(answer_bytes=0), memoryview(b"abc"))).body) == b"abc"
-    assert bytes(world.execute(Echo(world.header(answer_bytes=5), memoryview(b"abc"))).body) == bytes(5)
+    assert bytes(world.execute(Echo(world.header(), memoryview(b"abc"))).body) == b"abc"
+    assert bytes(world.execute(Echo(world.header(), memoryview(b"abc"), 5)).body) == bytes(5)
 
 
 def test_the_sum_laws_hold(world: World) -> None:
