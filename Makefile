@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.made
 PROTOS := $(wildcard proto/tmem/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-long lint format gen lock bench system-packages clean
+.PHONY: help venv run test test-long lint format gen baseline lock bench system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -39,7 +39,7 @@ lint: venv  ## ruff, mypy, import rings, buf, yaml, Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code >/dev/null
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code >/dev/null && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/yamllint --strict deploy
 	$(BIN)/hadolint deploy/docker/Dockerfile
 
@@ -53,6 +53,9 @@ gen: venv  ## generate the contract's code, and the blocking face of the client
 	cd proto && PATH="$(CURDIR)/$(BIN):$$PATH" python -m grpc_tools.protoc -I. --grpc_python_out=. --mypy_grpc_out=quiet:. \
 		$(filter-out %/common.proto,$(PROTOS:proto/%=%))
 	$(BIN)/python client/generate_sync.py
+
+baseline: venv  ## take the contract as it is for released; `make lint` holds later ones against it
+	cd proto && ../$(BIN)/buf build --exclude-source-info --as-file-descriptor-set -o baseline.binpb
 
 lock: venv  ## pin every dependency anew in requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-annotate \
