@@ -91,8 +91,8 @@ def test_the_table_of_refusals_is_the_one_that_the_library_acts_on():
 
 
 def test_every_reason_and_result_of_the_contract_is_explained():
-    reasons = {name.removeprefix("REFUSAL_REASON_") for name in common_pb2.RefusalReason.keys()} - {"UNSPECIFIED"}
-    results = {name.removeprefix("RESULT_CODE_") for name in common_pb2.ResultCode.keys()} - {"UNSPECIFIED"}
+    reasons = {name.removeprefix("REFUSAL_REASON_") for name in set(common_pb2.RefusalReason.keys())} - {"UNSPECIFIED"}
+    results = {name.removeprefix("RESULT_CODE_") for name in set(common_pb2.ResultCode.keys())} - {"UNSPECIFIED"}
     for name in reasons | results:
         assert f"`{name}`" in README, name
 

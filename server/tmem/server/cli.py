@@ -27,7 +27,8 @@ Every setting is also an environment variable (--memory-limit: TMEM_MEMORY_LIMIT
 (memory_limit). A flag wins over the environment, the environment over the file.
 
 When the daemon is ready it prints one line, "tmemd ready target=HOST:PORT metrics=HOST:PORT", and serves until SIGTERM
-or SIGINT: then it drains, and a second signal ends it at once. SIGHUP reads the token file again.
+or SIGINT: then it drains, and a second signal ends it at once. SIGHUP reads the token file again. SIGUSR1 prints the
+stacks of all threads, and all tasks, to standard error.
 
 Exit status: 0 stopped as asked, 1 failed while serving, 2 bad settings or an address in use; with --run, the command's.
 """
@@ -99,6 +100,7 @@ async def _run(loaded: Loaded, command: str | None) -> int:
     # Imported here: a bad flag is answered before gRPC is loaded.
     from .daemon import Daemon
     from .host.captive import Captive
+    from .host.stacks import print_on_signal
 
     daemon = Daemon(loaded.settings, distribution_version("tmem"))
     captive = Captive(command) if command is not None else None
@@ -115,6 +117,7 @@ async def _run(loaded: Loaded, command: str | None) -> int:
         loop.add_signal_handler(number, on_signal, number)
     # Before the daemon is ready: systemd may ask for a reload as soon as it is told so.
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
+    print_on_signal(loop)
     await daemon.start()
     status = 0
     try:

@@ -98,8 +98,9 @@ class CaptiveDaemon:
 
     def log(self) -> str:
         """What it has logged so far."""
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        # Not read(): the daemon writes at the offset that it shares with us.
+        descriptor = self._log.fileno()
+        return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
 
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
