@@ -5,6 +5,7 @@ Owns: `Settings`, and where each value comes from. Every setting is a flag (--me
 """
 
 import argparse
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tmem.wire.limits import MAX_MESSAGE_BYTES
 
-from .addresses import ListenAddress
+from .addresses import HostPort, ListenAddress
 from .sizes import SizeBytes, format_size
 from .store.layers.specs import check_layer
 
@@ -27,6 +28,10 @@ ENV_PREFIX = "TMEM_"
 _FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE"}
 
 _SIZES = {"memory_limit", "max_window"}
+
+# What the contract can express: 32 bits of milliseconds, 32 bits of counts; and what gRPC can, 31 bits.
+_MOST_SECONDS = 30 * 86400
+_MOST = (1 << 31) - 1
 
 Grace = Annotated[float, Field(ge=0)] | Literal["never"]
 """Seconds, or never."""
@@ -45,7 +50,7 @@ class Settings(BaseModel):
         default="127.0.0.1:8636",
         description="where clients reach the daemon: HOST:PORT (port 0: any free one) or unix:PATH",
     )
-    metrics_listen: ListenAddress | Literal["none"] = Field(
+    metrics_listen: HostPort | Literal["none"] = Field(
         default="127.0.0.1:8637", description="where Prometheus scrapes /metrics: HOST:PORT, or none"
     )
     memory_limit: SizeBytes = Field(
@@ -59,20 +64,31 @@ class Settings(BaseModel):
     log_format: Literal["auto", "human", "json"] = Field(
         default="auto", description="auto: human on a terminal, JSON lines otherwise"
     )
-    max_pools_per_tenant: int = Field(default=1024, ge=1, description="pools that one tenant may have")
+    max_pools_per_tenant: int = Field(default=1024, ge=1, le=_MOST, description="pools that one tenant may have")
     max_window: SizeBytes = Field(
         default=8 << 20, ge=MAX_MESSAGE_BYTES, description="most bytes that one session may have in flight"
     )
-    max_window_batches: int = Field(default=1024, ge=1, description="most batches that one session may have in flight")
-    max_streams_per_connection: int = Field(default=100, ge=1, description="concurrent calls of one connection")
-    heartbeat_interval_seconds: float = Field(default=5.0, gt=0, description="how often an idle session says it lives")
+    max_window_batches: int = Field(
+        default=1024, ge=1, le=_MOST, description="most batches that one session may have in flight"
+    )
+    max_streams_per_connection: int = Field(
+        default=100, ge=1, le=_MOST, description="concurrent calls of one connection"
+    )
+    heartbeat_interval_seconds: float = Field(
+        default=5.0, gt=0, le=_MOST_SECONDS, description="how often an idle session says it lives"
+    )
     session_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="a session silent for so long is dead, and its pools are parked"
+        default=30.0,
+        gt=0,
+        le=_MOST_SECONDS,
+        description="a session silent for so long is dead, and its pools are parked",
     )
     stalled_reader_timeout_seconds: float = Field(
-        default=30.0, gt=0, description="a client that takes no answer for so long is cut off"
+        default=30.0, gt=0, le=_MOST_SECONDS, description="a client that takes no answer for so long is cut off"
     )
-    drain_timeout_seconds: float = Field(default=10.0, ge=0, description="how long SIGTERM waits for clients to leave")
+    drain_timeout_seconds: float = Field(
+        default=10.0, ge=0, le=_MOST_SECONDS, description="how long SIGTERM waits for clients to leave"
+    )
     persistent_grace_seconds: Grace = Field(
         default="never", description="reclaim a dead client's persistent pools after so long, or never"
     )
@@ -114,8 +130,8 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    # JSON's strings are TOML's, but for DEL.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

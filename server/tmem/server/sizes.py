@@ -5,11 +5,15 @@ memory; kB, MB, GB, TB are powers of 1000.
 """
 
 import re
+from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
 __all__ = ["SizeBytes", "format_size", "parse_size"]
+
+# What every format on the way, the contract's and the system's, can express.
+_MOST = (1 << 63) - 1
 
 _UNITS = {"": 1, "B": 1}
 for _power, _letter in enumerate("KMGT", 1):
@@ -18,7 +22,7 @@ for _power, _letter in enumerate("KMGT", 1):
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: object) -> int:
     """Bytes of a size such as "4GiB", "64M" or 4096.
 
     Raises:
@@ -26,10 +30,10 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, int):
         return text
-    match = _PATTERN.fullmatch(text.strip())
+    match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None or match[2] not in _UNITS:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 512MiB or 4GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return int(Fraction(match[1]) * _UNITS[match[2]])
 
 
 def format_size(size: int) -> str:
@@ -40,5 +44,5 @@ def format_size(size: int) -> str:
     return f"{size}B"
 
 
-SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+SizeBytes = Annotated[int, BeforeValidator(parse_size), Field(ge=0, le=_MOST)]
 """A setting in bytes that may be written with a unit."""

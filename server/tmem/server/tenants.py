@@ -90,8 +90,11 @@ class Tenants:
             raise TokenFileError(f"{path}: unknown key {next(iter(data))!r}; only [tenants.NAME] tables are known")
         if not isinstance(tables, dict) or not tables:
             raise TokenFileError(f"{path}: names no tenant; write a table [tenants.NAME] with tokens = [...]")
+        for name, table in tables.items():
+            if isinstance(table, dict) and "name" in table:
+                raise TokenFileError(f"{path}: unknown key 'name' in [tenants.{name}]; the table's own name is the name")
         try:
-            tenants = [Tenant.model_validate({"name": name, **table}) for name, table in tables.items()]
+            tenants = [Tenant.model_validate({**table, "name": name}) for name, table in tables.items()]
             return cls(tenants)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]

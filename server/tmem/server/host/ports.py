@@ -38,6 +38,8 @@ def check_free(address: str) -> None:
 
 def _check_unix(address: str, path: str) -> None:
     directory = Path(path).parent
+    if Path(path).exists() and not Path(path).is_socket():
+        raise AddressInUseError(f"can't listen on {address}: there is something else, which is no socket")
     if not directory.is_dir():
         raise AddressInUseError(f"can't listen on {address}: there is no directory {directory}")
     if not os.access(directory, os.W_OK):

@@ -14,11 +14,12 @@ __all__ = ["print_on_signal"]
 
 def _print_tasks() -> None:
     tasks = asyncio.all_tasks()
-    print(f"{len(tasks)} tasks:", file=sys.stderr)
+    lines = [f"{len(tasks)} tasks:"]
     for task in tasks:
         frames = task.get_stack(limit=1)
         where = f"{frames[-1].f_code.co_qualname} at line {frames[-1].f_lineno}" if frames else "nowhere"
-        print(f"  {task.get_name()} {task.get_coro()} waits in {where}", file=sys.stderr)
+        lines.append(f"  {task.get_name()} {task.get_coro()} waits in {where}")
+    sys.stderr.write("\n".join(lines) + "\n")
     sys.stderr.flush()
 
 
