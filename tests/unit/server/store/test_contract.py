@@ -7,6 +7,7 @@ from tests.pages import PAGE, extent, mixed_page, random_page, same_filled_page,
 from tests.stores import StoreUser
 
 from tmem.server.store.interface import Store
+from tmem.server.store.log import LogStore
 from tmem.server.store.plain import PlainStore
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -16,7 +17,7 @@ MakeStore = Callable[[int], Store]
 A, B, C = text_page(1), text_page(2), random_page(3)
 
 
-@pytest.fixture(params=[PlainStore])
+@pytest.fixture(params=[PlainStore, LogStore])
 def make_store(request: pytest.FixtureRequest) -> MakeStore:
     return lambda limit: request.param(limit, CopyCounter())
 

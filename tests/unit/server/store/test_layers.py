@@ -185,6 +185,18 @@ class TestLimited:
         del quotas["a"]
         assert first.put(7, 16, b"".join(map(random_page, range(16)))).reasons is None
 
+    def test_a_pool_that_changed_hands_counts_for_its_new_tenant(self, plain: PlainStore) -> None:
+        first, second, other = self.users(plain, {"a": 10_000, "b": 10_000})
+        first.put(7, 0, random_page(1))
+        first.put(7, 1, random_page(2))
+        first.policy.tenant = "b"
+        first.store.leave(first.key, 99)
+
+        assert second.put(7, 0, random_page(3)).reasons is None
+        assert other.put(7, 0, random_page(4)).reasons == [Reason.QUOTA]
+        first.store.drop_pool(first.key)
+        assert other.put(7, 0, random_page(4)).reasons is None
+
     def test_pools_that_are_gone_do_not_count(self, plain: PlainStore) -> None:
         first, second, _ = self.users(plain, {"a": 10_000})
         first.put(7, 0, random_page(1))

@@ -1,0 +1,304 @@
+"""One pool's log, index and accounts.
+
+Owns: `LogPool`: how a record is appended and found, what happens to the accounts when pages of it go, and the order of
+segments by age. Every byte is in one account:
+
+    payload   encoded length * live pages / pages of the chunk
+    index     headers of live records, and the leaves
+    dead      what segments hold for pages that are gone
+
+and payload + index + dead is what the pool's segments and leaves take (`resident`). Must not know: quotas, limits, who is evicted.
+"""
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tmem.server.store.interface import Counts, PoolPolicy
+from tmem.wire.handles import Extent, Version
+from tmem.wire.results import Encoding
+from tmem.wire.splice import BytesLike
+
+from . import records
+from .leaves import Leaves
+from .records import Record
+from .segments import Segment, locate
+
+__all__ = ["Ledger", "LogPool", "Spare"]
+
+Spare = Callable[[Segment, int, Record], bool]
+
+_RAW = int(Encoding.RAW)
+_SAME_FILLED = int(Encoding.SAME_FILLED)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What all pools together take.
+
+    Attributes:
+        resident: bytes of segments and leaves.
+        dead: of these, for pages that are gone.
+        tick: counts records, for their age.
+    """
+
+    resident: int = 0
+    dead: int = 0
+    tick: int = 0
+
+    @property
+    def live(self) -> int:
+        """Payload and index."""
+        return self.resident - self.dead
+
+
+class LogPool:
+    """A pool.
+
+    Args:
+        policy: what it may have.
+        ledger: the store's.
+        new_segment: makes one for at least so many bytes.
+
+    Attributes:
+        segments: in order of age; records go to the last one.
+    """
+
+    __slots__ = ("_by_number", "_counts", "_header_bytes", "_new_segment", "leaves", "ledger", "policy", "segments")
+
+    def __init__(self, policy: PoolPolicy, ledger: Ledger, new_segment: Callable[[], Segment]) -> None:
+        self.policy = policy
+        self.ledger = ledger
+        self.leaves = Leaves()
+        self.segments: list[Segment] = []
+        self._by_number: dict[int, Segment] = {}
+        self._new_segment = new_segment
+        self._counts = Counts()
+        self._header_bytes = 0
+
+    # ---- Accounts ----
+
+    @property
+    def counts(self) -> Counts:
+        """How much it holds."""
+        counts = self._counts
+        counts.objects = self.leaves.objects
+        counts.blocks = self.leaves.count
+        counts.index_bytes = self._header_bytes + self.leaves.bytes
+        return counts
+
+    @property
+    def used_bytes(self) -> int:
+        """What counts towards its quota and its share."""
+        return self._counts.payload_bytes + self._header_bytes + self.leaves.bytes
+
+    def _charge_dead(self, segment: Segment, size: int) -> None:
+        segment.dead += size
+        self._counts.dead_bytes += size
+        self.ledger.dead += size
+
+    # ---- Finding ----
+
+    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Cuts some pages of a leaf into runs of one record, or of nothing: (first, pages, locator)."""
+        at = first
+        for locator, group in groupby(self.leaves.read(number, first, count)):
+            pages = sum(1 for _ in group)
+            yield at, pages, locator
+            at += pages
+
+    def locators(self, extent: Extent) -> tuple[int, set[int]]:
+        """The number of an extent's leaf, 0 if there is none, and the records that its pages are in."""
+        number = self.leaves.find(extent.object, extent.block)
+        if not number:
+            return 0, set()
+        found = set(self.leaves.read(number, extent.first, extent.pages))
+        found.discard(0)
+        return number, found
+
+    def look(self, locator: int) -> tuple[Segment, Record]:
+        """The record at a locator of a live page."""
+        number, offset = locate(locator)
+        segment = self._by_number[number]
+        return segment, records.read(segment.memory, offset)
+
+    def holds(self, segment: Segment) -> bool:
+        """Whether the segment is still one of the log."""
+        return self._by_number.get(segment.number) is segment
+
+    # ---- Appending ----
+
+    def append(
+        self, number: int, first: int, encoding: int, data: BytesLike, crcs: "array[int]", version: Version
+    ) -> int:
+        """Writes a record at the log's end; answers its locator. The leaf must be told."""
+        size = records.measure(encoding, data, crcs, version.generation)
+        return self.append_to(self.head(size), size, number, first, encoding, data, crcs, version)
+
+    def append_to(
+        self,
+        segment: Segment,
+        size: int,
+        number: int,
+        first: int,
+        encoding: int,
+        data: BytesLike,
+        crcs: "array[int]",
+        version: Version,
+        *,
+        age: int | None = None,
+    ) -> int:
+        """Writes a record of `size` bytes where there is room for it; it is as young as can be unless an age is given."""
+        at = segment.used
+        overhead = records.write(segment.memory, at, number, first, encoding, data, crcs, version)
+        assert overhead + len(data) == size
+        segment.used += size
+        pages = len(crcs)
+        counts = self._counts
+        counts.payload_bytes += len(data)
+        self._header_bytes += overhead
+        counts.pages += pages
+        if encoding == _SAME_FILLED:
+            counts.same_filled_pages += pages
+        elif encoding == _RAW:
+            counts.raw_pages += pages
+        ledger = self.ledger
+        ledger.resident += size
+        if self.policy.ephemeral:
+            segment.mark(at, ledger.tick if age is None else age)
+        ledger.tick += 1
+        return segment.base | at
+
+    def move(
+        self, record: Record, source: Segment, at: int, target: Segment, live: int, *, age: int | None = None
+    ) -> None:
+        """Copies a record with so many live pages to where there is room for it; it keeps its age unless one is given."""
+        begin = target.used
+        target.memory[begin : begin + record.size] = source.memory[at : record.end]
+        target.used += record.size
+        self.ledger.resident += record.size
+        already_dead = record.length - record.live_bytes(live)
+        self._charge_dead(source, record.size - already_dead)
+        self._charge_dead(target, already_dead)
+        if self.policy.ephemeral:
+            target.mark(begin, source.age(at) if age is None else age)
+        if at in source.users:
+            self.note_use(target, begin, source.users.pop(at), touched=at in source.touched)
+            source.touched.discard(at)
+        old, new = source.base | at, target.base | begin
+        found = self.leaves.read(record.leaf, record.first, record.pages)
+        self.write(record.leaf, record.first, [new if locator == old else locator for locator in found])
+
+    @staticmethod
+    def note_use(segment: Segment, offset: int, user: int | None, *, touched: bool) -> None:
+        """Notes who used a record last, if that is not its writer, and whether since it came where it is."""
+        if user is not None:
+            segment.users[offset] = user
+        if touched:
+            segment.touched.add(offset)
+
+    def head(self, size: int) -> Segment:
+        """The segment at the log's end, with room for so many bytes."""
+        if not self.segments or self.segments[-1].free < size:
+            self.insert(len(self.segments))
+        return self.segments[-1]
+
+    def insert(self, position: int) -> Segment:
+        """Adds an empty segment at a place in the order of age."""
+        segment = self._new_segment()
+        self.segments.insert(position, segment)
+        self._by_number[segment.number] = segment
+        return segment
+
+    # ---- Removing ----
+
+    def write(self, number: int, first: int, locators: Sequence[int]) -> None:
+        """Tells the leaf where pages are."""
+        leaves = self.leaves
+        before = leaves.bytes
+        leaves.write(number, first, locators)
+        self.ledger.resident += leaves.bytes - before
+
+    def make_leaf(self, extent: Extent) -> int:
+        """The extent's leaf, made if need be; write to it."""
+        leaves = self.leaves
+        before = leaves.bytes
+        number = leaves.make(extent.object, extent.block)
+        self.ledger.resident += leaves.bytes - before
+        return number
+
+    def unmap(self, number: int, first: int, count: int, spare: Spare | None = None) -> int:
+        """Removes some pages of a leaf; answers how many. `spare` says of a record whether its pages are to stay."""
+        removed = 0
+        for at, pages, locator in list(self.runs(number, first, count)):
+            if not locator:
+                continue
+            segment, record = self.look(locator)
+            if spare is not None and spare(segment, locator - segment.base, record):
+                continue
+            live = self.live_pages(record, locator)
+            self.write(number, at, [0] * pages)
+            self.bury(segment, record, live, pages)
+            removed += pages
+        return removed
+
+    def live_pages(self, record: Record, locator: int) -> int:
+        """How many pages of a record are still its."""
+        return self.leaves.read(record.leaf, record.first, record.pages).count(locator)
+
+    def bury(self, segment: Segment, record: Record, live: int, pages: int) -> None:
+        """Some of the live pages of a record are gone from its leaf."""
+        gone = record.live_bytes(live) - record.live_bytes(live - pages)
+        dead = gone
+        if live == pages:
+            dead += record.overhead
+            self._header_bytes -= record.overhead
+        counts = self._counts
+        counts.payload_bytes -= gone
+        counts.pages -= pages
+        if record.encoding == _SAME_FILLED:
+            counts.same_filled_pages -= pages
+        elif record.encoding == _RAW:
+            counts.raw_pages -= pages
+        self._charge_dead(segment, dead)
+        if segment.live == 0:
+            self.give_back(segment)
+
+    def give_back(self, segment: Segment) -> None:
+        """Gives back a segment in which nothing lives."""
+        assert segment.live == 0
+        self._forget_bytes(segment.resident)
+        del self._by_number[segment.number]
+        self.segments.remove(segment)
+        segment.close()
+
+    def release(self, segment: Segment, end: int) -> None:
+        """Gives back the beginning of a segment, in which nothing lives."""
+        self._forget_bytes(segment.release(end))
+
+    def _forget_bytes(self, size: int) -> None:
+        self._counts.dead_bytes -= size
+        self.ledger.dead -= size
+        self.ledger.resident -= size
+
+    # ---- Ending ----
+
+    def end(self) -> None:
+        """Everything in it is dead from now on, and is given back by `shrink`."""
+        live = self._counts.payload_bytes + self._header_bytes
+        # The leaves count as dead memory too, until they are gone.
+        self.ledger.dead += live + self.leaves.bytes
+        self._counts.dead_bytes += live + self.leaves.bytes
+        for segment in self.segments:
+            segment.dead = segment.resident
+
+    def shrink(self) -> bool:
+        """Gives back a bounded part of a pool that has ended; answers whether there is more."""
+        if self.segments:
+            self.give_back(self.segments[-1])
+            return True
+        before = self.leaves.bytes
+        more = self.leaves.shrink()
+        self._forget_bytes(before - self.leaves.bytes)
+        return more
