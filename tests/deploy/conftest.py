@@ -1,24 +1,18 @@
 """What the tests of the shipped files share: where the files are, the tools that read them, and a daemon's real metrics."""
 
 import contextlib
-import http.server
-import json
 import os
-import queue
 import random
 import re
 import shutil
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from tests.prometheus import Prometheus, Relay
 
 import tmem.client
 from tmem.client.testing import CaptiveDaemon
@@ -177,114 +171,6 @@ def names() -> Callable[[str], set[str]]:
 # ---- A Prometheus that scrapes it ----
 
 
-class Relay:
-    """Serves a daemon's metrics, and tells of each scrape.
-
-    A scrape that begins shows that the one before it is stored: so nobody needs to guess how long Prometheus takes.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._scrapes: queue.SimpleQueue[None] = queue.SimpleQueue()
-        relay = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                with urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
-                    body = answer.read()
-                    content_type = answer.headers["Content-Type"]
-                self.send_response(200 if self.path == "/metrics" else 404)
-                self.send_header("Content-Type", content_type)
-                self.end_headers()
-                self.wfile.write(body)
-                relay._scrapes.put(None)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base's name for it
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        self._thread.start()
-
-    def await_stored(self) -> None:
-        """Waits until what the daemon exposes now is stored."""
-        while not self._scrapes.empty():
-            self._scrapes.get()
-        for _ in range(3):  # one may have begun before, the next is the one, the last shows that it is stored
-            self._scrapes.get(timeout=_TIMEOUT_SECONDS)
-
-    def close(self) -> None:
-        """Stops serving."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class Prometheus:
-    """A Prometheus with the shipped configuration, but for the address of the daemon, and a shorter interval."""
-
-    def __init__(self, shipped: Path, directory: Path, target: str) -> None:
-        config = yaml.safe_load(shipped.read_text("utf-8"))
-        config["global"] = {"scrape_interval": "200ms", "evaluation_interval": "200ms"}
-        config["rule_files"] = [str(shipped.parent / path) for path in config["rule_files"]]
-        (scrape,) = config["scrape_configs"]
-        scrape["static_configs"] = [{"targets": [target]}]
-        file = directory / "prometheus.yml"
-        file.write_text(yaml.safe_dump(config), "utf-8")
-        self._process = subprocess.Popen(
-            [
-                *(_require_tool("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={directory}/data"),
-                "--web.listen-address=127.0.0.1:0",
-            ],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-        )
-        self._url = self._await_ready()
-        # Its log must be read on, or it stops when the pipe is full.
-        self._reader = threading.Thread(target=self._read_on)
-        self._reader.start()
-
-    def _await_ready(self) -> str:
-        assert self._process.stderr is not None
-        address, seen = "", []
-        for line in self._process.stderr:
-            seen.append(line)
-            match = re.search(r'msg="Listening on".* address=(\S+)', line)
-            address = match[1] if match else address
-            if "Server is ready to receive web requests" in line and address:
-                return f"http://{address}"
-        self._process.wait()
-        raise RuntimeError("".join(seen))
-
-    def _read_on(self) -> None:
-        assert self._process.stderr is not None
-        for _ in self._process.stderr:
-            pass
-
-    def _ask(self, path: str, **parameters: str) -> Any:
-        with urlopen(f"{self._url}/api/v1/{path}?{urlencode(parameters)}", timeout=_TIMEOUT_SECONDS) as answer:
-            return json.load(answer)["data"]
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query."""
-        samples: list[dict[str, Any]] = self._ask("query", query=expression)["result"]
-        return samples
-
-    def rules(self) -> list[dict[str, Any]]:
-        """All rules, with what became of their last evaluation."""
-        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
-
-    def close(self) -> None:
-        """Ends it."""
-        self._process.terminate()
-        self._process.wait(_TIMEOUT_SECONDS)
-        self._reader.join()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
-
-
 @pytest.fixture(scope="session")
 def relay(busy: CaptiveDaemon) -> Iterator[Relay]:
     """What Prometheus scrapes instead of the daemon."""
@@ -295,10 +181,15 @@ def relay(busy: CaptiveDaemon) -> Iterator[Relay]:
 
 @pytest.fixture(scope="session")
 def prometheus(deploy: Path, relay: Relay, worker: Worker) -> Iterator[Prometheus]:
-    """A Prometheus that has seen the daemon before work and after."""
-    _require_tool("prometheus")
+    """A Prometheus with the shipped configuration, but for an address, that has seen the daemon before work and after."""
+    binary = _require_tool("prometheus")
+    shipped = deploy / "prometheus" / "prometheus.yml"
+    config = yaml.safe_load(shipped.read_text("utf-8"))
+    config["rule_files"] = [str(shipped.parent / path) for path in config["rule_files"]]
+    (scrape,) = config["scrape_configs"]
+    scrape["static_configs"] = [{"targets": [relay.address]}]
     with tempfile.TemporaryDirectory(prefix="tmem-") as directory:
-        server = Prometheus(deploy / "prometheus" / "prometheus.yml", Path(directory), relay.address)
+        server = Prometheus(binary, config, Path(directory))
         try:
             relay.await_stored()
             worker.work()

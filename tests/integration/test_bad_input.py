@@ -317,7 +317,7 @@ class TestHttp2:
                     return seen, sent
                 for event in connection.receive_data(data):
                     if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                        seen |= dict(event.headers or [])
+                        seen |= {str(name): str(text) for name, text in event.headers or []}
                     if isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
                         return seen, sent
                 sock.sendall(connection.data_to_send())

@@ -12,6 +12,7 @@ from tests.faces import Face
 from tests.integration.wire import PlainClient, put_raw
 from tests.pages import PAGE, extent, random_page, text_page
 from tests.proxy import Proxy
+from tests.waiting import wait_until
 
 import tmem.client
 from tmem.client import Code
@@ -240,7 +241,7 @@ class TestDrain:
 
             kinds = [stream.receive() for _ in range(3)]
 
-            assert sorted(kind.WhichOneof("kind") for kind in kinds) == ["drain", "put", "put"]
+            assert sorted(str(kind.WhichOneof("kind")) for kind in kinds) == ["drain", "put", "put"]
             assert all(not kind.put.codes for kind in kinds if kind.HasField("put"))
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
             refused = stream.ask(put_raw(ref, 7, 2, random_page(), 3))
@@ -294,10 +295,3 @@ def stored_pages(daemon: CaptiveDaemon) -> float:
     from tmem.cli.scrape import scrape, total
 
     return total(scrape(daemon.metrics_url), "tmem_pages")
-
-
-def wait_until(ready: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Asks again and again until it is so."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline

@@ -1,6 +1,7 @@
 """Whatever a batch holds and however it is written, both sides read the same."""
 
 from array import array
+from typing import Any
 
 from google.protobuf.internal.decoder import _DecodeVarint  # type: ignore[attr-defined]
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from tmem.wire.errors import MalformedBatch, ProtocolError
 from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import MAX_ANSWER_BYTES
 from tmem.wire.requests import Flush, Get, Header, Put, decode_request, encode_flush, encode_get, encode_put
+from tmem.wire.results import enum_field
 from tmem.wire.splice import BODY_TAG, join, parse, varint
 
 U32, U63, U64 = 2**32 - 1, 2**63 - 1, 2**64 - 1
@@ -66,7 +68,7 @@ def generated_put(header: Header, items: list[Extent], chunks: EncodedChunks) ->
         put.extents.pages.append(item.pages)
     put.chunks.encoded_bytes.extend(chunks.sizes)
     put.chunks.pages.extend(chunks.pages)
-    put.chunks.encoding.extend(chunks.encodings)
+    put.chunks.encoding.extend(map(enum_field, chunks.encodings))
     put.page_crc32c.extend(chunks.crcs)
     return message
 
@@ -122,7 +124,7 @@ def fields(data: bytes) -> list[bytes]:
     return found
 
 
-def reorder(data: bytes, draw: st.DrawFn, depth: int) -> bytes:
+def reorder(data: bytes, draw: Any, depth: int) -> bytes:
     """The same message with its fields in another order, down to some depth, and packed scalars unpacked at the bottom."""
     parts = []
     for part in fields(data):

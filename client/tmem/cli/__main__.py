@@ -1,5 +1,5 @@
 """`python -m tmem.cli` is `tmem`."""
 
-from .main import main
+from .entry import main
 
 main()

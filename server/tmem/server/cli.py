@@ -28,7 +28,8 @@ Every setting is also an environment variable (--memory-limit: TMEM_MEMORY_LIMIT
 
 When the daemon is ready it prints one line, "tmemd ready target=HOST:PORT metrics=HOST:PORT", and serves until SIGTERM
 or SIGINT: then it drains, and a second signal ends it at once. SIGHUP reads the token file again. SIGUSR1 prints the
-stacks of all threads, and all tasks, to standard error.
+stacks of all threads, and all tasks, to standard error. With --run, SIGTERM and SIGINT go to the command, and the
+daemon ends with it.
 
 Exit status: 0 stopped as asked, 1 failed while serving, 2 bad settings or an address in use; with --run, the command's.
 """

@@ -150,6 +150,7 @@ class Daemon:
     async def _listen(self) -> None:
         settings = self._settings
         check_free(settings.listen)
+        self._listen_for_scrapers()
         server = grpc.aio.server(options=server_options(max_concurrent_streams=settings.max_streams_per_connection))
         for handlers in (
             PagesHandlers(self._service),
@@ -165,21 +166,30 @@ class Daemon:
         try:
             port = server.add_insecure_port(settings.listen)
         except RuntimeError as error:
+            self._close_metrics()
             raise AddressInUseError(f"can't listen on {settings.listen}: {error}") from error
         if settings.listen.startswith("unix:"):
             self.target = settings.listen
         else:
             self.target = f"{settings.listen.rpartition(':')[0]}:{port}"
-        if settings.metrics_listen != "none":
-            try:
-                self._metrics_server = MetricsServer(settings.metrics_listen, self._metrics.registry)
-            except OSError as error:
-                await server.stop(None)
-                raise AddressInUseError(f"can't listen on {settings.metrics_listen}: {error.strerror}") from error
-            self.metrics_address = self._metrics_server.address
         await server.start()
         self._server = server
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def _listen_for_scrapers(self) -> None:
+        address = self._settings.metrics_listen
+        if address == "none":
+            return
+        check_free(address)
+        try:
+            self._metrics_server = MetricsServer(address, self._metrics.registry)
+        except OSError as error:
+            raise AddressInUseError(f"can't listen on {address}: {error.strerror}") from error
+        self.metrics_address = self._metrics_server.address
+
+    def _close_metrics(self) -> None:
+        if self._metrics_server is not None:
+            self._metrics_server.close()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         await self._health.set("", status)
@@ -230,6 +240,7 @@ class Daemon:
         for pool in self._service.lifecycle.table:
             tenant = tenants.by_name.get(pool.policy.tenant)
             pool.policy.tenant_weight = tenant.weight if tenant else 0
+        self._exchange.remove_strangers()
         log.info("daemon.reloaded", tenants=len(tenants.by_name))
 
     # ---- Ending ----
@@ -254,7 +265,7 @@ class Daemon:
             await asyncio.wait([self._upkeep])
         await self._server.stop(0.2)
         if self._metrics_server is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._metrics_server.close)
+            await asyncio.get_running_loop().run_in_executor(None, self._close_metrics)
         self._service.engine.store.close()
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more

@@ -92,7 +92,9 @@ class Tenants:
             raise TokenFileError(f"{path}: names no tenant; write a table [tenants.NAME] with tokens = [...]")
         for name, table in tables.items():
             if isinstance(table, dict) and "name" in table:
-                raise TokenFileError(f"{path}: unknown key 'name' in [tenants.{name}]; the table's own name is the name")
+                raise TokenFileError(
+                    f"{path}: unknown key 'name' in [tenants.{name}]; the table's own name is the name"
+                )
         try:
             tenants = [Tenant.model_validate({**table, "name": name}) for name, table in tables.items()]
             return cls(tenants)

@@ -67,6 +67,7 @@ def test_what_a_tenant_may_have(tenants: Tenants) -> None:
         (f"[tenants.a]\ntokens = ['{TOKEN_A}']\n[tenants.b]\ntokens = ['{TOKEN_A}']", "same token"),
         ("tenants = 3", "names no tenant"),
         ("[tenants]\na = 3", "table"),
+        ("[tenants.a]\nname = 'b'", "unknown key 'name'"),
         ("not toml", "not TOML"),
     ],
 )

@@ -2,7 +2,7 @@ import pytest
 
 from tmem.v1 import extents_pb2 as pb
 from tmem.wire.errors import ProtocolError
-from tmem.wire.splice import BODY_TAG, find_body, join, parse, varint
+from tmem.wire.splice import BODY_TAG, BytesLike, find_body, join, parse, varint
 
 
 def spliced(body: bytes) -> bytes:
@@ -29,7 +29,7 @@ def test_an_empty_body_is_left_out_as_proto3_does() -> None:
 
 
 def test_pieces_of_every_kind_of_buffer_become_one_body() -> None:
-    pieces = [b"ab", bytearray(b"cd"), memoryview(b"xefx")[1:3]]
+    pieces: list[BytesLike] = [b"ab", bytearray(b"cd"), memoryview(b"xefx")[1:3]]
 
     assert join(b"", pieces, 6) == BODY_TAG + varint(6) + b"abcdef"
 

@@ -148,7 +148,7 @@ class Metrics:
         }
         for where in ("unary", "exchange", "batch"):
             self._malformed.labels(where)
-        for cause in ("stalled", "silent", "window", "flood", "replaced", "closing"):
+        for cause in ("stalled", "silent", "window", "flood", "replaced", "closing", "removed"):
             self._cut.labels(cause)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

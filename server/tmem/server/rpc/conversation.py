@@ -61,6 +61,11 @@ class Conversation:
         self.unanswered = 0
         self.over = False
 
+    @property
+    def tenant_name(self) -> str | None:
+        """Whose stream it is; None before it is opened."""
+        return None if self._tenant is None else self._tenant.name
+
     # ---- Opening ----
 
     def open(self, tenant: Tenant, message: bytes) -> StreamHandle | None:

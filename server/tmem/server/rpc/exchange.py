@@ -122,6 +122,13 @@ class ExchangeHandlers:
             log.info("session.expired", client=session.client_name, pools=len(session.bindings))
             self.service.sessions.end(session, now)
 
+    def remove_strangers(self) -> None:
+        """Ends the streams of tenants that there are no longer. A stream outlives a mere change of its tenant's tokens."""
+        for stream in list(self.streams):
+            if stream.tenant is not None and stream.tenant not in self.service.tenants.by_name:
+                why = f"tenant {stream.tenant} is no longer served"
+                stream.cut(Cut(grpc.StatusCode.UNAUTHENTICATED, "removed", why))
+
     async def emptied(self, timeout_seconds: float) -> None:
         """Waits until no stream is left, at most so long."""
         if not self.streams:
@@ -174,6 +181,11 @@ class Stream:
     def client_name(self) -> str:
         """What the client calls itself."""
         return self._conversation.client_name
+
+    @property
+    def tenant(self) -> str | None:
+        """Whose it is; None before it is opened."""
+        return self._conversation.tenant_name
 
     @property
     def opened(self) -> bool:
@@ -238,10 +250,10 @@ class Stream:
                 if cost is not None and conversation.session is not None:
                     # Before the write: the client may use the credit as soon as it has the answer.
                     conversation.session.release(cost)
+                count()  # likewise: whoever has the answer finds it counted
                 self.writing_since = clock()
                 await context.write(message)
                 self.writing_since = None
-                count()
             if self._half_closed and not conversation.unanswered:
                 return
             self._wake.clear()

@@ -181,20 +181,20 @@ class PoolsHandlers:
 
     def freeze(self, tenant: Tenant, data: bytes) -> bytes:
         """FreezePoolRequest to FreezePoolResponse."""
-        pool, member = self._resolve(tenant, parse(data, pb.FreezePoolRequest()).pool)
+        pool, member = self._resolve_owned(tenant, parse(data, pb.FreezePoolRequest()).pool)
         pool.frozen = True
         return pb.FreezePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
     def thaw(self, tenant: Tenant, data: bytes) -> bytes:
         """ThawPoolRequest to ThawPoolResponse."""
-        pool, member = self._resolve(tenant, parse(data, pb.ThawPoolRequest()).pool)
+        pool, member = self._resolve_owned(tenant, parse(data, pb.ThawPoolRequest()).pool)
         pool.frozen = False
         return pb.ThawPoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
     def resize(self, tenant: Tenant, data: bytes) -> bytes:
         """ResizePoolRequest to ResizePoolResponse."""
         request = parse(data, pb.ResizePoolRequest())
-        pool, member = self._resolve(tenant, request.pool)
+        pool, member = self._resolve_owned(tenant, request.pool)
         self._lifecycle.resize(
             pool,
             request.quota_bytes if request.HasField("quota_bytes") else None,
@@ -212,7 +212,7 @@ class PoolsHandlers:
         """DestroyPoolRequest to DestroyPoolResponse."""
         ref = parse(data, pb.DestroyPoolRequest()).pool
         if ref.token:
-            pool, _ = self._resolve(tenant, ref)
+            pool, _ = self._resolve_owned(tenant, ref)
         else:
             pool = self._lifecycle.table.owned(tenant.name, ref.pool_id)
             if not pool.parked:
@@ -223,6 +223,13 @@ class PoolsHandlers:
 
     def _resolve(self, tenant: Tenant, ref: PoolRef) -> tuple[Pool, Member]:
         return self._lifecycle.table.resolve(tenant.name, ref.pool_id, ref.token, ref.generation)
+
+    def _resolve_owned(self, tenant: Tenant, ref: PoolRef) -> tuple[Pool, Member]:
+        """As _resolve, for what only the tenant that answers for a pool may do; a guest uses pages, and leaves."""
+        pool, member = self._resolve(tenant, ref)
+        if member.tenant != pool.owner:
+            raise Forbidden(f"only the owner of pool {pool.name!r} may do that")
+        return pool, member
 
 
 def _describe(pool: Pool, pool_id: int) -> pb.Pool:

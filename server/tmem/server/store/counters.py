@@ -61,6 +61,7 @@ class PoolCounters:
         for name in PoolCounters.__slots__:
             value = getattr(other, name)
             if isinstance(value, Counter):
-                getattr(self, name).update(value)
+                # Of a copy, which is taken at once: the daemon counts on while a scraper's thread adds.
+                getattr(self, name).update(dict(value))
             else:
                 setattr(self, name, getattr(self, name) + value)

@@ -497,6 +497,8 @@ def test_any_history_of_cuts_and_restarts_of_the_network_ends_in_the_state_of_it
     client.settle()
     model: dict[tuple[int, int], bytes] = {}
     pending: list[tuple[object, dict[tuple[int, int], bytes | None]]] = []
+    operation: object
+    effect: dict[tuple[int, int], bytes | None]
     for step in range(120):
         dice = chance.random()
         obj, index = chance.randrange(3), chance.randrange(20)

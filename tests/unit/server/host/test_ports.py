@@ -43,6 +43,13 @@ def test_a_unix_socket_in_use_is_not_taken_away(tmp_path: Path) -> None:
     check_free(f"unix:{path}")  # left behind: may be replaced
 
 
+def test_what_is_no_socket_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file"):
+        with pytest.raises(AddressInUseError, match="no socket"):
+            check_free(f"unix:{path}")
+
+
 def test_a_unix_socket_needs_its_directory(tmp_path: Path) -> None:
     check_free(f"unix:{tmp_path}/s")
     with pytest.raises(AddressInUseError, match="no directory"):

@@ -134,8 +134,8 @@ def test_no_counter_falls_and_all_gauges_are_zero_when_every_pool_is_gone(server
     client.settle()
     before = samples(metrics)
     lifecycle: Lifecycle = server.service.lifecycle
-    for pool in list(lifecycle.table):
-        lifecycle.destroy(pool)
+    for held in list(lifecycle.table):
+        lifecycle.destroy(held)
     after = samples(metrics)
 
     for (name, labels), number in before.items():

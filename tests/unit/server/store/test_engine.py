@@ -45,7 +45,7 @@ class World:
         return self.execute(Get(self.header(**header), [Extent(obj, index, pages)]))
 
     def flush(self, obj: int, index: int, pages: int = 1, condition: Version | None = None, **header: int) -> Any:
-        conditions = None if condition is None else [condition]
+        conditions: list[Version | None] | None = None if condition is None else [condition]
         return self.execute(Flush(self.header(**header), [Extent(obj, index, pages)], conditions))
 
 
@@ -78,7 +78,7 @@ def test_what_names_no_pool_is_refused_and_counted_apart(world: World) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"), [({"generation": 9}, Reason.FENCED), ({"sequence": 3, "floor": 5}, Reason.STALE)]
 )
-def test_fenced_and_stale_writes_change_nothing(world: World, header: dict[str, int], reason: Reason) -> None:
+def test_fenced_and_stale_writes_change_nothing(world: World, header: Any, reason: Reason) -> None:
     world.put(7, 0, A)
 
     assert world.put(7, 0, B, **header).reasons == [reason]

@@ -218,7 +218,7 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_store_holds_what_a_dict_would(name: str) -> None:
-    machine = type("Machine", (StoreMachine,), {"make_store": staticmethod(MAKERS[name])})
+    machine: Any = type("Machine", (StoreMachine,), {"make_store": staticmethod(MAKERS[name])})
     machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     case = machine.TestCase()
     case.runTest()

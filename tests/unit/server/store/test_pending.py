@@ -1,3 +1,5 @@
+from typing import cast
+
 import pytest
 
 from tmem.server.store.pending import Pending, then
@@ -38,7 +40,8 @@ def test_then_of_what_is_there_is_there() -> None:
 
 def test_then_of_what_comes_later_comes_later() -> None:
     pending: Pending[int] = Pending()
-    result = then(then(pending, lambda value: value + 1), str)
+    raised: int | Pending[int] = then(cast("int | Pending[int]", pending), lambda value: value + 1)
+    result = then(raised, str)
     seen: list[str] = []
     assert isinstance(result, Pending)
     result.when_settled(seen.append)

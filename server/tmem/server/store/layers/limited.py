@@ -28,18 +28,37 @@ class LimitedLayer(Layer):
     def __init__(self, below: Store, quotas: Mapping[str, int]) -> None:
         super().__init__(below)
         self._quotas = quotas
+        self._policies: dict[int, PoolPolicy] = {}
         self._tenants: dict[int, str] = {}
         self._pools: dict[str, set[int]] = {}
 
     def add_pool(self, policy: PoolPolicy) -> None:
         self.below.add_pool(policy)
-        self._tenants[policy.key] = policy.tenant
-        self._pools.setdefault(policy.tenant, set()).add(policy.key)
+        self._policies[policy.key] = policy
+        self._charge(policy.key, policy.tenant)
 
     def drop_pool(self, key: int) -> int:
+        del self._policies[key]
+        self._uncharge(key)
+        return self.below.drop_pool(key)
+
+    def leave(self, key: int, user: int) -> int:
+        # Whose pool it is changes only when somebody leaves: then the next member's tenant answers for it.
+        tenant = self._policies[key].tenant
+        if tenant != self._tenants[key]:
+            self._uncharge(key)
+            self._charge(key, tenant)
+        return self.below.leave(key, user)
+
+    def _charge(self, key: int, tenant: str) -> None:
+        self._tenants[key] = tenant
+        self._pools.setdefault(tenant, set()).add(key)
+
+    def _uncharge(self, key: int) -> None:
         tenant = self._tenants.pop(key)
         self._pools[tenant].discard(key)
-        return self.below.drop_pool(key)
+        if not self._pools[tenant]:
+            del self._pools[tenant]
 
     def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
         tenant = self._tenants[key]
