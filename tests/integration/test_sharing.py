@@ -37,6 +37,16 @@ class TestLimits:
         first.destroy()
         bob.create_pool("c")
 
+    def test_memberships_count_as_pools(self, alice: tmem.client.Client, bob: tmem.client.Client) -> None:
+        shared = alice.create_pool("cache", kind="shared")
+        shared.authorize("bob")
+        bob.create_pool("a")
+        entered = bob.join_pool(shared.uuid)
+        with pytest.raises(errors.PoolLimit, match="tenant bob works on 2 pools"):
+            bob.join_pool(shared.uuid)
+        entered.leave()
+        bob.join_pool(shared.uuid)
+
 
 class TestSharing:
     def test_whoever_was_authorized_joins_and_reaches_the_same_pages(

@@ -268,6 +268,14 @@ class TestReload:
             pool.put(7, 64, A)
         assert pool.get_into(7, 0, bytearray(64 * PAGE)).hit
 
+    @pytest.mark.parametrize(("mode", "warned"), [(0o644, True), (0o640, False)])
+    def test_a_file_that_everybody_can_read_is_warned_of(self, guarded: Guarded, mode: int, warned: bool) -> None:
+        before = guarded.daemon.log().count("daemon.tokens_readable")
+        guarded.file.with_suffix(".new").touch(mode)
+        guarded.file.with_suffix(".new").chmod(mode)
+        guarded.reload(FILE)
+        assert (guarded.daemon.log().count("daemon.tokens_readable") > before) == warned
+
     @pytest.mark.parametrize("text", ["", "not toml", "[tenants.alice]\ntokens = ['short']"])
     def test_a_bad_file_is_reported_and_changes_nothing(
         self, guarded: Guarded, alice: tmem.client.Client, text: str

@@ -165,28 +165,28 @@ class PoolsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FreezePool(self, request, context):
-        """Refuses puts from now on; gets and flushes go on.
+        """Refuses puts from now on; gets and flushes go on. For the owner only, as everything that changes a shared pool.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ThawPool(self, request, context):
-        """Accepts puts again.
+        """Accepts puts again. For the owner only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResizePool(self, request, context):
-        """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts.
+        """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DestroyPool(self, request, context):
-        """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+        """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
         person reclaims what a dead client left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -52,13 +52,13 @@ class PoolsServiceStub:
     ListPages: _grpc.UnaryStreamMultiCallable[_pools_pb2.ListPagesRequest, _pools_pb2.ListPagesResponse]
     """Which pages a pool holds: a bitmap for each block."""
     FreezePool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.FreezePoolRequest, _pools_pb2.FreezePoolResponse]
-    """Refuses puts from now on; gets and flushes go on."""
+    """Refuses puts from now on; gets and flushes go on. For the owner only, as everything that changes a shared pool."""
     ThawPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ThawPoolRequest, _pools_pb2.ThawPoolResponse]
-    """Accepts puts again."""
+    """Accepts puts again. For the owner only."""
     ResizePool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]
-    """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+    """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
     DestroyPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]
-    """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+    """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
     """
     StatPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]
@@ -88,13 +88,13 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     ListPages: _aio.UnaryStreamMultiCallable[_pools_pb2.ListPagesRequest, _pools_pb2.ListPagesResponse]  # type: ignore[assignment]
     """Which pages a pool holds: a bitmap for each block."""
     FreezePool: _aio.UnaryUnaryMultiCallable[_pools_pb2.FreezePoolRequest, _pools_pb2.FreezePoolResponse]  # type: ignore[assignment]
-    """Refuses puts from now on; gets and flushes go on."""
+    """Refuses puts from now on; gets and flushes go on. For the owner only, as everything that changes a shared pool."""
     ThawPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.ThawPoolRequest, _pools_pb2.ThawPoolResponse]  # type: ignore[assignment]
-    """Accepts puts again."""
+    """Accepts puts again. For the owner only."""
     ResizePool: _aio.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]  # type: ignore[assignment]
-    """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+    """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
     DestroyPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]  # type: ignore[assignment]
-    """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+    """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
     """
     StatPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]  # type: ignore[assignment]
@@ -175,7 +175,7 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.FreezePoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.FreezePoolResponse, _abc.Awaitable[_pools_pb2.FreezePoolResponse]]:
-        """Refuses puts from now on; gets and flushes go on."""
+        """Refuses puts from now on; gets and flushes go on. For the owner only, as everything that changes a shared pool."""
 
     @_abc_1.abstractmethod
     def ThawPool(
@@ -183,7 +183,7 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.ThawPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.ThawPoolResponse, _abc.Awaitable[_pools_pb2.ThawPoolResponse]]:
-        """Accepts puts again."""
+        """Accepts puts again. For the owner only."""
 
     @_abc_1.abstractmethod
     def ResizePool(
@@ -191,7 +191,7 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.ResizePoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.ResizePoolResponse, _abc.Awaitable[_pools_pb2.ResizePoolResponse]]:
-        """Changes quota or weight. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+        """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
 
     @_abc_1.abstractmethod
     def DestroyPool(
@@ -199,7 +199,7 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.DestroyPoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.DestroyPoolResponse, _abc.Awaitable[_pools_pb2.DestroyPoolResponse]]:
-        """Ends the pool and everything in it. Without a token: only a parked pool of the caller's own tenant, which is how a
+        """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
         person reclaims what a dead client left.
         """
 

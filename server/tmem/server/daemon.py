@@ -6,6 +6,7 @@ NOT_SERVING), refuse new sessions and new puts, let what is in flight finish, an
 
 import asyncio
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -136,10 +137,18 @@ class Daemon:
         await self._listen()
         tame_collector()
         self._upkeep = asyncio.create_task(self._keep_up())
+        self._warn_of_open_tokens()
         if self._tenants.open and not is_loopback(settings.listen):
             log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
         log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
         notify(READY="1", STATUS=f"serving on {self.target}")
+
+    def _warn_of_open_tokens(self) -> None:
+        path = self._settings.tokens
+        if path is not None and path.stat().st_mode & stat.S_IRWXO:
+            log.warning(
+                "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
+            )
 
     def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> Store:
         store: Store = PlainStore(self._settings.memory_limit, copies)
@@ -241,6 +250,7 @@ class Daemon:
             tenant = tenants.by_name.get(pool.policy.tenant)
             pool.policy.tenant_weight = tenant.weight if tenant else 0
         self._exchange.remove_strangers()
+        self._warn_of_open_tokens()
         log.info("daemon.reloaded", tenants=len(tenants.by_name))
 
     # ---- Ending ----

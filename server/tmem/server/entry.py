@@ -11,8 +11,9 @@ def main() -> int:
     """Runs the daemon; answers its exit status."""
     try:
         from .cli import main as daemon
+
+        return daemon()  # here too: some modules of the extra are loaded when they are needed
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         sys.exit(f"tmemd: {error.name} is not installed: the daemon needs an extra: pip install 'tmem[server]'")
-    return daemon()

@@ -96,7 +96,9 @@ class PoolsHandlers:
     def join(self, tenant: Tenant, data: bytes) -> bytes:
         """JoinPoolRequest to JoinPoolResponse."""
         request = parse(data, pb.JoinPoolRequest())
-        pool, member = self._lifecycle.join(tenant.name, request.uuid, self._service.clock())
+        pool, member = self._lifecycle.join(
+            tenant.name, request.uuid, self._service.clock(), max_pools=tenant.max_pools
+        )
         log.info("pool.joined", pool=pool.name, generation=member.generation, tenant=tenant.name)
         return pb.JoinPoolResponse(
             pool=_describe(pool, member.pool_id), token=member.token, generation=member.generation

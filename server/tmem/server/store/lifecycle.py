@@ -69,9 +69,9 @@ class Lifecycle:
         member.parked_since = now
         return pool, member
 
-    def join(self, tenant: str, uuid: bytes, now: float) -> tuple[Pool, Member]:
+    def join(self, tenant: str, uuid: bytes, now: float, *, max_pools: int = 0) -> tuple[Pool, Member]:
         """Enters a shared pool; raises as PoolTable.join does."""
-        pool, member = self.table.join(tenant, uuid)
+        pool, member = self.table.join(tenant, uuid, max_pools=max_pools)
         member.parked_since = now
         return pool, member
 

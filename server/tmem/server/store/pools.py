@@ -259,15 +259,25 @@ class PoolTable:
         pool.members[pool.generation] = successor
         return pool, successor
 
-    def join(self, tenant: str, uuid: bytes) -> tuple[Pool, Member]:
-        """Enters a shared pool.
+    def join(self, tenant: str, uuid: bytes, *, max_pools: int = 0) -> tuple[Pool, Member]:
+        """Enters a shared pool; `max_pools` as in `create`: each membership counts as a pool.
 
         Raises:
-            NoSuchPool: no such pool, or no right to join it.
+            NoSuchPool: no such pool, or no right to join it. PoolLimit: the tenant is in too many already.
         """
         pool = self._by_uuid.get(uuid)
         if pool is None or uuid == _ALL_ONES or (tenant != pool.owner and tenant not in pool.authorized):
             raise NoSuchPool("no shared pool of this UUID that this tenant may join")
+        limit = max_pools or self._max_pools
+        memberships = sum(
+            1
+            for (owner, _), entered in self._by_id.items()
+            if owner == tenant
+            for member in entered.members.values()
+            if member.tenant == tenant
+        )
+        if memberships >= limit:
+            raise PoolLimit(f"tenant {tenant} works on {limit} pools, as many as it may; leave or destroy one")
         return pool, self._enter(pool, tenant, self._random_bytes(TOKEN_MAX_BYTES // 2))
 
     def _enter(self, pool: Pool, tenant: str, token: bytes) -> Member:

@@ -30,10 +30,20 @@ class LayerServices:
     log: Callable[..., object]
 
 
-def _number(text: str) -> float:
+_MAX_SECONDS = 3600.0
+
+
+def _seconds(text: str) -> float:
     value = float(text)
-    if value < 0:
-        raise ValueError(f"{text} is negative")
+    if not 0 <= value <= _MAX_SECONDS:
+        raise ValueError(f"{text} is not 0..{_MAX_SECONDS:g} seconds")
+    return value
+
+
+def _chance(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is no chance: 0..1")
     return value
 
 
@@ -45,13 +55,13 @@ def _reason(text: str) -> Reason:
 
 
 _PARAMETERS: dict[str, dict[str, Callable[[str], object]]] = {
-    "delayed": {"seconds": _number, "jitter_seconds": _number, "seed": int},
+    "delayed": {"seconds": _seconds, "jitter_seconds": _seconds, "seed": int},
     "faulty": {
-        "put_refused": _number,
+        "put_refused": _chance,
         "reason": _reason,
-        "get_refused": _number,
-        "get_corrupt": _number,
-        "get_lost": _number,
+        "get_refused": _chance,
+        "get_corrupt": _chance,
+        "get_lost": _chance,
         "seed": int,
     },
     "logged": {},
