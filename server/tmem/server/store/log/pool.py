@@ -13,7 +13,6 @@ and payload + index + dead is what the pool's segments and leaves take (`residen
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 from tmem.server.store.interface import Counts, PoolPolicy
 from tmem.wire.handles import Extent, Version
@@ -23,7 +22,7 @@ from tmem.wire.splice import BytesLike
 from . import records
 from .leaves import Leaves
 from .records import Record
-from .segments import Segment, locate
+from .segments import OFFSET_BITS, OFFSET_MASK, Segment
 
 __all__ = ["Ledger", "LogPool", "Spare"]
 
@@ -100,13 +99,25 @@ class LogPool:
 
     # ---- Finding ----
 
-    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int]]:
-        """Cuts some pages of a leaf into runs of one record, or of nothing: (first, pages, locator)."""
-        at = first
-        for locator, group in groupby(self.leaves.read(number, first, count)):
-            pages = sum(1 for _ in group)
-            yield at, pages, locator
-            at += pages
+    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int, Segment, Record]]:
+        """Cuts the pages of a leaf that are there into runs of one record: (first, pages, locator, segment, record)."""
+        locators = self.leaves.read(number, first, count)
+        at = 0
+        while at < count:
+            locator = locators[at]
+            begin = at
+            if not locator:
+                at += 1
+                continue
+            segment = self._by_number[locator >> OFFSET_BITS]
+            record = records.read(segment.memory, locator & OFFSET_MASK)
+            # Nearly every record is there whole.
+            at = min(record.first + record.pages - first, count)
+            if locators[begin:at].count(locator) != at - begin:
+                at = begin + 1
+                while at < count and locators[at] == locator:
+                    at += 1
+            yield first + begin, at - begin, locator, segment, record
 
     def locators(self, extent: Extent) -> tuple[int, set[int]]:
         """The number of an extent's leaf, 0 if there is none, and the records that its pages are in."""
@@ -119,9 +130,8 @@ class LogPool:
 
     def look(self, locator: int) -> tuple[Segment, Record]:
         """The record at a locator of a live page."""
-        number, offset = locate(locator)
-        segment = self._by_number[number]
-        return segment, records.read(segment.memory, offset)
+        segment = self._by_number[locator >> OFFSET_BITS]
+        return segment, records.read(segment.memory, locator & OFFSET_MASK)
 
     def holds(self, segment: Segment) -> bool:
         """Whether the segment is still one of the log."""
@@ -231,10 +241,7 @@ class LogPool:
     def unmap(self, number: int, first: int, count: int, spare: Spare | None = None) -> int:
         """Removes some pages of a leaf; answers how many. `spare` says of a record whether its pages are to stay."""
         removed = 0
-        for at, pages, locator in list(self.runs(number, first, count)):
-            if not locator:
-                continue
-            segment, record = self.look(locator)
+        for at, pages, locator, segment, record in list(self.runs(number, first, count)):
             if spare is not None and spare(segment, locator - segment.base, record):
                 continue
             live = self.live_pages(record, locator)

@@ -23,12 +23,12 @@ from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
-__all__ = ["MAX_OVERHEAD_BYTES", "MAX_RECORD_BYTES", "Record", "measure", "read", "write"]
+__all__ = ["CRC_BYTES", "MAX_RECORD_BYTES", "Record", "measure", "overhead", "read", "write"]
 
 _HEADER = Struct("<IIQH")
 _WIDE = Struct("<Q")
 _MAX_NARROW = (1 << 16) - 1
-_CRC_BYTES = 4
+CRC_BYTES = 4
 
 _ENCODING_SHIFT = 9
 _WIDE_BIT = 1 << 11
@@ -37,10 +37,7 @@ _SAME_PAGES_SHIFT, _SAME_CRCS_BIT = 12, 1 << 21
 
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 
-MAX_OVERHEAD_BYTES = _HEADER.size + _WIDE.size
-"""The longest header, without checksums."""
-
-MAX_RECORD_BYTES = MAX_OVERHEAD_BYTES + MAX_CHUNK_PAGES * (_CRC_BYTES + PAGE_BYTES)
+MAX_RECORD_BYTES = _HEADER.size + _WIDE.size + MAX_CHUNK_PAGES * (CRC_BYTES + PAGE_BYTES)
 """The longest record: a raw chunk of 16 pages. (A same-filled one of 512 pages with CRCs of its own is shorter.)"""
 
 
@@ -79,12 +76,19 @@ class Record(NamedTuple):
         """The share of its data that belongs to so many live pages."""
         return self.length * live // self.pages
 
+    def add_crcs(self, memory: memoryview, offset: int, count: int, into: "array[int]") -> None:
+        """Appends the CRC32C of some of its pages, `offset` the first."""
+        at = self.crcs_at
+        if at == self.data_at:
+            into.extend([same_filled_checksum(bytes(memory[at : at + SAME_FILLED_BYTES]))] * count)
+        else:
+            at += CRC_BYTES * offset
+            into.frombytes(memory[at : at + CRC_BYTES * count])
+
     def crcs(self, memory: memoryview) -> "array[int]":
         """The CRC32C of each page."""
-        if self.crcs_at == self.data_at:
-            return array("I", [same_filled_checksum(bytes(memory[self.data_at : self.end]))]) * self.pages
         crcs = array("I")
-        crcs.frombytes(memory[self.crcs_at : self.data_at])
+        self.add_crcs(memory, 0, self.pages, crcs)
         return crcs
 
 
@@ -96,12 +100,15 @@ def _omits_crcs(encoding: int, data: BytesLike, crcs: "array[int]") -> bool:
     return crcs.count(crc) == len(crcs)
 
 
+def overhead(generation: int) -> int:
+    """Bytes of a record's header, without checksums."""
+    return _HEADER.size + _WIDE.size if generation > _MAX_NARROW else _HEADER.size
+
+
 def measure(encoding: int, data: BytesLike, crcs: "array[int]", generation: int) -> int:
     """Bytes that a record takes."""
-    size = _HEADER.size + len(data)
-    if generation > _MAX_NARROW:
-        size += _WIDE.size
-    return size if _omits_crcs(encoding, data, crcs) else size + _CRC_BYTES * len(crcs)
+    size = overhead(generation) + len(data)
+    return size if _omits_crcs(encoding, data, crcs) else size + CRC_BYTES * len(crcs)
 
 
 def write(
@@ -136,7 +143,7 @@ def write(
         _HEADER.pack_into(memory, at, leaf, shape, sequence, generation)
         at += _HEADER.size
     if not omits:
-        end = at + _CRC_BYTES * pages
+        end = at + CRC_BYTES * pages
         memory[at:end] = memoryview(crcs).cast("B")
         at = end
     memory[at : at + len(data)] = data
@@ -157,9 +164,9 @@ def read(memory: memoryview, at: int) -> Record:
         pages = (shape >> _SAME_PAGES_SHIFT & 511) + 1
         length = SAME_FILLED_BYTES
         if shape & _SAME_CRCS_BIT:
-            at += _CRC_BYTES * pages
+            at += CRC_BYTES * pages
     else:
         pages = (shape >> _CHUNK_PAGES_SHIFT & 15) + 1
         length = (shape >> _LENGTH_SHIFT) + 1
-        at += _CRC_BYTES * pages
+        at += CRC_BYTES * pages
     return Record(leaf, shape & 511, pages, encoding, length, Version(generation, sequence), at - begin, crcs_at, at)

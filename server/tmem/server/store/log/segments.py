@@ -12,16 +12,12 @@ import mmap
 from array import array
 from bisect import bisect_right
 
-__all__ = ["Segment", "locate"]
+__all__ = ["OFFSET_BITS", "OFFSET_MASK", "Segment"]
 
-_OFFSET_BITS = 32
+OFFSET_BITS = 32
+OFFSET_MASK = (1 << OFFSET_BITS) - 1
 # Ages are noted so seldom that they take 0.3 % of the memory.
 _MARK_BYTES = 4096
-
-
-def locate(locator: int) -> tuple[int, int]:
-    """A locator's segment number and offset."""
-    return locator >> _OFFSET_BITS, locator & (1 << _OFFSET_BITS) - 1
 
 
 class Segment:
@@ -59,7 +55,7 @@ class Segment:
 
     def __init__(self, number: int, capacity: int) -> None:
         self.number = number
-        self.base = number << _OFFSET_BITS
+        self.base = number << OFFSET_BITS
         self.capacity = capacity
         self._map = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):

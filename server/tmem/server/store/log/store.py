@@ -131,7 +131,7 @@ class LogStore:
                 number = pool.leaves.find(extent.object, extent.block)
                 removed = pool.unmap(number, extent.first, extent.pages) if number else 0
                 freed = live_before - self._ledger.live
-                reason = self._make_room(pool, extent, size, chunk_end - chunk, freed)
+                reason = self._make_room(pool, extent, size, chunk_end - chunk, version.generation, freed)
                 if reason:
                     dropped += removed
                 else:
@@ -174,25 +174,24 @@ class LogStore:
         pool = self._pools[key]
         shared = pool.policy.kind == PoolKind.SHARED
         pages = Pages()
-        codes = [_HIT] * sum(extent.pages for extent in extents)
+        asked = sum(extent.pages for extent in extents)
+        codes = [_MISS] * asked
         crcs = array("I")
         chunks: dict[int, int] = {}
-        room = max_bytes - len(codes) * PAGE_BYTES  # beyond what the pages alone could take
-        position = 0
+        room = max_bytes - asked * PAGE_BYTES  # beyond what the pages alone could take
+        begin = hits = 0
         for extent in extents:
             number = pool.leaves.find(extent.object, extent.block)
+            start = begin - extent.first
+            begin += extent.pages
             if not number:
-                codes[position : position + extent.pages] = [_MISS] * extent.pages
-                position += extent.pages
                 continue
-            for first, count, locator in pool.runs(number, extent.first, extent.pages):
-                if not locator:
-                    codes[position : position + count] = [_MISS] * count
-                    position += count
-                    continue
-                segment, record = pool.look(locator)
+            for first, count, locator, segment, record in pool.runs(number, extent.first, extent.pages):
                 if shared:
                     pool.note_use(segment, locator - segment.base, user, touched=True)
+                position = start + first
+                codes[position : position + count] = [_HIT] * count
+                hits += count
                 offset = first - record.first
                 room += count * PAGE_BYTES
                 chunk = chunks.get(locator)
@@ -202,16 +201,14 @@ class LogStore:
                     data = segment.memory[record.data_at : record.end]
                     pages.chunks.append(Chunk(record.encoding, record.pages, data))
                     room -= record.length
-                own = record.crcs(segment.memory)[offset : offset + count]
                 if chunk is not None:
+                    record.add_crcs(segment.memory, offset, count, crcs)
                     pages.runs.append(Run(position, count, chunk, offset, *record.version))
-                    crcs.extend(own)
                 else:
                     pool.counts.expanded += count
                     room -= count * PAGE_BYTES
-                    self._expand(pages, codes, crcs, segment, record, position, offset, own)
-                position += count
-        if codes.count(_HIT) != len(codes):
+                    self._expand(pages, codes, crcs, segment, record, position, offset, count)
+        if hits != asked or len(crcs) != asked:
             pages.codes = codes
         pages.crcs = crcs
         return pages
@@ -225,10 +222,11 @@ class LogStore:
         record: Record,
         position: int,
         offset: int,
-        expected: "array[int]",
+        count: int,
     ) -> None:
         """Answers some pages of a chunk raw, because there is no room for the whole chunk."""
-        plain = memoryview(bytearray(len(expected) * PAGE_BYTES))
+        plain = memoryview(bytearray(count * PAGE_BYTES))
+        expected = record.crcs(segment.memory)[offset : offset + count]
         data = segment.memory[record.data_at : record.end]
         bad = self._codec.decode(record.encoding, data, record.pages, offset, plain, expected)
         for page, crc in enumerate(expected):
@@ -265,12 +263,9 @@ class LogStore:
             obj, block = pool.leaves.name(number)
             bits = 0
             crcs = array("I")
-            for first, count, locator in pool.runs(number, 0, BLOCK_PAGES):
-                if locator:
-                    segment, record = pool.look(locator)
-                    offset = first - record.first
-                    crcs.extend(record.crcs(segment.memory)[offset : offset + count])
-                    bits |= (1 << count) - 1 << first
+            for first, count, _, segment, record in pool.runs(number, 0, BLOCK_PAGES):
+                record.add_crcs(segment.memory, first - record.first, count, crcs)
+                bits |= (1 << count) - 1 << first
             yield BlockListing(obj, block, bits.to_bytes(BLOCK_PAGES // 8, "little"), crcs)
 
     def counts(self, key: int | None = None) -> Counts:
@@ -303,12 +298,12 @@ class LogStore:
         _, found = pool.locators(extent)
         return any(_is_newer(pool.look(locator)[1].version, version) for locator in found)
 
-    def _make_room(self, pool: LogPool, extent: Extent, size: int, chunks: int, freed: int) -> Reason:
+    def _make_room(self, pool: LogPool, extent: Extent, size: int, chunks: int, generation: int, freed: int) -> Reason:
         """Why the extent can't be stored; UNSPECIFIED if it can, once others were evicted and memory was cleaned.
 
         `size` encoded bytes in so many chunks are to go there, in the place of pages that took `freed` bytes.
         """
-        new = size + chunks * records.MAX_OVERHEAD_BYTES + 4 * extent.pages
+        new = size + chunks * records.overhead(generation) + records.CRC_BYTES * extent.pages
         if not pool.leaves.find(extent.object, extent.block):
             new += _LEAF_BYTES if extent.pages > 1 else _LEAF_BYTES // 16
         quota = pool.policy.quota_bytes
