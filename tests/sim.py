@@ -27,7 +27,7 @@ from tmem.server.rpc.sessions import SessionTable
 from tmem.server.store.engine import Engine
 from tmem.server.store.interface import Store
 from tmem.server.store.lifecycle import Graces, Lifecycle
-from tmem.server.store.plain import PlainStore
+from tmem.server.store.log import LogStore
 from tmem.server.store.pools import PoolRequest, PoolTable
 from tmem.server.tenants import LOCAL, Tenants
 from tmem.wire.answers import EchoAnswer, FlushAnswer, FlushObjectAnswer, GetAnswer, Malformed, PutAnswer, decode_answer
@@ -50,7 +50,7 @@ class PureServer:
         self.restart()
 
     def restart(self) -> None:
-        self.store: Store = PlainStore(self.settings.memory_limit, CopyCounter())
+        self.store: Store = LogStore(self.settings.memory_limit, CopyCounter())
         table = PoolTable(random_bytes=self.chance.randbytes, durabilities=self.store.durabilities, max_pools=1024)
         lifecycle = Lifecycle(table, self.store, graces=Graces(), epoch=self._epoch)
         self.service = Service(

@@ -38,7 +38,7 @@ from .store.layers.limited import LimitedLayer
 from .store.layers.metered import MeteredLayer
 from .store.layers.specs import LayerServices, wrap
 from .store.lifecycle import Graces, Lifecycle
-from .store.plain import PlainStore
+from .store.log import LogStore
 from .store.pools import Pool, PoolTable
 from .tenants import Tenants
 
@@ -151,7 +151,7 @@ class Daemon:
             )
 
     def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> Store:
-        store: Store = PlainStore(self._settings.memory_limit, copies)
+        store: Store = LogStore(self._settings.memory_limit, copies)
         store = LimitedLayer(store, self._quotas)
         store = wrap(store, self._settings.layers, LayerServices(loop.call_later, log.info))
         return MeteredLayer(store, time.perf_counter, self._metrics.store_operation)

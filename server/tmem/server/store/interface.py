@@ -158,6 +158,9 @@ class Store(Protocol):
     ) -> Pages | Pending[Pages]:
         """Reads pages.
 
+        The bytes of the answer may be views of the store's memory, valid until the store is called again. Who keeps an answer longer
+        copies them; an answer that was Pending is sent at once when it is there.
+
         Args:
             key: the pool.
             extents: what to read.

@@ -20,6 +20,8 @@ def test_a_client_has_a_name() -> None:
         {"connect_timeout": 0},
         {"window_bytes": 1 << 20},
         {"window_batches": 0},
+        {"token": "two\nlines"},
+        {"token": "tökén"},
     ],
 )
 def test_what_can_not_be_is_refused_by_name(wrong: dict[str, Any]) -> None:

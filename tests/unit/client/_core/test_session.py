@@ -162,8 +162,8 @@ class TestPages:
     def test_corrupt_bytes_are_corrupt_and_zeroed(self, client: PureClient, server: PureServer) -> None:
         pool = client.create_pool("a")
         stored(client, pool, 7, 0, C + A)
-        record = server.store._pools[1].objects[7][0].slots[0]  # type: ignore[attr-defined]
-        record.data = bytes(len(record.data))
+        segment = server.store._pools[1].segments[0]  # type: ignore[attr-defined]
+        segment.memory[segment.used - 100 : segment.used] = bytes(100)
 
         reading = read(client, pool, 7, 0, 2)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 from tests.pages import PAGE, extent, mixed_page, random_page, same_filled_page, text_page
+from tests.plain import PlainStore
 from tests.stores import StoreUser
 
 from tmem.server.store.interface import Store
 from tmem.server.store.log import LogStore
-from tmem.server.store.plain import PlainStore
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
 from tmem.wire.results import Code, PoolKind, Reason

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 from tests.pages import PAGE, extent, random_page, text_page
+from tests.plain import PlainStore
 from tests.stores import make_put
 
 from tmem.server.store.engine import Binding, Engine
 from tmem.server.store.layers.delayed import DelayedLayer
 from tmem.server.store.pending import Pending
-from tmem.server.store.plain import PlainStore
 from tmem.server.store.pools import PoolRequest, PoolTable
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 from tests.pages import PAGE, extent, random_page, text_page
+from tests.plain import PlainStore
 from tests.stores import StoreUser, make_put
 
 from tmem.server.store.interface import PoolPolicy, Store
@@ -14,7 +15,6 @@ from tmem.server.store.layers.logged import LoggedLayer
 from tmem.server.store.layers.metered import MeteredLayer
 from tmem.server.store.layers.specs import LayerServices, check_layer, wrap
 from tmem.server.store.pending import Pending
-from tmem.server.store.plain import PlainStore
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 from tests.pages import text_page
+from tests.plain import PlainStore
 from tests.stores import make_put
 
 from tmem.server.store.lifecycle import Graces, Lifecycle
-from tmem.server.store.plain import PlainStore
 from tmem.server.store.pools import Pool, PoolRequest, PoolTable
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.pages import PAGE, mixed_page, random_page, same_filled_page, text_page
+from tests.plain import PlainStore
 from tests.stores import StoreUser
 
 from tmem.server.store.interface import Store
 from tmem.server.store.log import LogStore
-from tmem.server.store.plain import PlainStore
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Version
 from tmem.wire.limits import BLOCK_PAGES

@@ -6,10 +6,11 @@ demands; only the answer waits.
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from tmem.server.store.interface import Flushed, Store, Stored
-from tmem.server.store.pending import Pending
+from tmem.server.store.pending import Pending, then
 from tmem.wire.answers import Pages
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Put
@@ -50,7 +51,7 @@ class DelayedLayer(Layer):
     def get(
         self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
     ) -> Pages | Pending[Pages]:
-        return self._delay(self.below.get(key, extents, max_bytes, user, alone=alone))
+        return self._delay(then(self.below.get(key, extents, max_bytes, user, alone=alone), _keep))
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
@@ -72,3 +73,8 @@ class DelayedLayer(Layer):
         else:
             wait(result)
         return late
+
+
+def _keep(pages: Pages) -> Pages:
+    """The same with bytes of its own: the store's may be gone when the answer leaves."""
+    return replace(pages, chunks=[chunk._replace(data=bytes(chunk.data)) for chunk in pages.chunks])

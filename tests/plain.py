@@ -1,7 +1,7 @@
 """The plainest store that honours the contract: dicts of records on the heap.
 
 Owns: `PlainStore`. A put becomes one record per chunk, its bytes copied once out of the message; a block is a dict from
-page to the record that holds it. It is the model that cleverer stores are held against, so it is written to be read.
+page to the record that holds it. It is the model that the real one is held against, so it is written to be read.
 
 A record is freed when its last page goes; the bytes of its other pages are dead until then. Nothing is ever lost here but
 by eviction of ephemeral pages.
@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Stored
+from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
@@ -20,9 +22,6 @@ from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
 from tmem.wire.requests import Put
 from tmem.wire.results import Code, Durability, Encoding, PoolKind, Reason
-
-from .interface import BlockListing, Counts, Flushed, PoolPolicy, Stored
-from .shares import Holding, choose_victim
 
 __all__ = ["PlainStore"]
 
