@@ -184,9 +184,12 @@ class PlainStore:
             body += size
         return Stored(reasons if any(reasons) else None, replaced, dropped)
 
-    def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
+    def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored:
         pool = self._pools[key]
-        return sum(self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent))
+        dropped = sum(
+            self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent)
+        )
+        return Stored([int(reason)] * len(extents), 0, dropped)
 
     def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False) -> Pages:
         pool = self._pools[key]

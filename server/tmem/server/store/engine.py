@@ -95,18 +95,16 @@ class Engine:
         if not reason and max(put.pages) > pool.policy.chunk_pages and self._has_long_chunk(put, pool):
             reason = Reason.INVALID
         version = Version(header.generation, header.sequence)
-        dropped = 0
-        if not reason and (self.draining or pool.frozen):
-            # The caller's page is newer than what is held; leaving that readable would be answering an old page.
-            reason = Reason.DRAINING if self.draining else Reason.FROZEN
-            dropped = self.store.drop(pool.key, version, put.extents)
-        if reason:
-            stored = Stored([int(reason)] * len(put.extents), 0, dropped)
-            return self._answer_put(pool, put, stored)
 
         def answer(stored: Stored) -> Answer:
             return self._answer_put(pool, put, stored)
 
+        if reason:
+            return answer(Stored([int(reason)] * len(put.extents), 0, 0))
+        if self.draining or pool.frozen:
+            # The caller's page is newer than what is held; leaving that readable would be answering an old page.
+            reason = Reason.DRAINING if self.draining else Reason.FROZEN
+            return then(self.store.refuse(pool.key, version, put.extents, reason), answer)
         return then(self.store.put(pool.key, version, put, binding.member.generation), answer)
 
     @staticmethod

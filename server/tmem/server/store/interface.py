@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from tmem.wire.answers import Pages
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Put
-from tmem.wire.results import Durability, PoolKind
+from tmem.wire.results import Durability, PoolKind, Reason
 
 from .pending import Pending
 
@@ -149,8 +149,11 @@ class Store(Protocol):
         """
         ...
 
-    def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
-        """Drops what the extents hold, for a put refused before it reached `put`; answers how many pages."""
+    def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored | Pending[Stored]:
+        """Refuses a put that is not to reach `put`: drops what its handles hold, but newer pages.
+
+        Every extent has the reason, or UNSETTLED where the removal can't be confirmed.
+        """
         ...
 
     def get(

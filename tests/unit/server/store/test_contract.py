@@ -7,7 +7,7 @@ from tests.pages import PAGE, extent, mixed_page, random_page, same_filled_page,
 from tests.plain import PlainStore
 from tests.stores import StoreUser
 
-from tmem.server.store.interface import Store
+from tmem.server.store.interface import Store, Stored
 from tmem.server.store.log import LogStore
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -261,7 +261,8 @@ class TestFlush:
         user.put(7, 0, A, version=Version(1, 9))
         user.put(7, 1, B, version=Version(1, 2))
 
-        assert user.store.drop(user.key, Version(1, 5), [Extent(7, 0, 1), Extent(7, 1, 1)]) == 1
+        refused = user.store.refuse(user.key, Version(1, 5), [Extent(7, 0, 1), Extent(7, 1, 1)], Reason.FROZEN)
+        assert refused == Stored([Reason.FROZEN] * 2, 0, 1)
         assert user.get(7, 0, 2).data == {0: A}
 
 

@@ -6,7 +6,7 @@ from tests.pages import PAGE, extent, random_page, text_page
 from tests.plain import PlainStore
 from tests.stores import StoreUser, make_put
 
-from tmem.server.store.interface import PoolPolicy, Store
+from tmem.server.store.interface import PoolPolicy, Store, Stored
 from tmem.server.store.layers.base import Layer
 from tmem.server.store.layers.delayed import DelayedLayer
 from tmem.server.store.layers.faulty import FaultyLayer
@@ -37,7 +37,7 @@ def test_a_bare_layer_is_the_store_below(plain: PlainStore) -> None:
     assert user.store.name == "plain"
     assert user.store.durabilities == plain.durabilities
     assert [block.object for block in user.store.blocks(user.key)] == [7]
-    assert user.store.drop(user.key, Version(2, 1), [Extent(7, 0, 1)]) == 1
+    assert user.store.refuse(user.key, Version(2, 1), [Extent(7, 0, 1)], Reason.IO) == Stored([Reason.IO], 0, 1)
     assert user.flush(7, 0) == user.flush_object(7) == user.store.leave(user.key, 1) == 0
     assert user.store.counts().pages == 0
     assert not user.store.step()

@@ -7,7 +7,7 @@ from tmem.server.store.pending import Pending
 from tmem.wire.answers import Pages
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Put
-from tmem.wire.results import Durability
+from tmem.wire.results import Durability, Reason
 
 __all__ = ["Layer"]
 
@@ -41,8 +41,8 @@ class Layer:
     def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
         return self.below.put(key, version, put, user)
 
-    def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
-        return self.below.drop(key, version, extents)
+    def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored | Pending[Stored]:
+        return self.below.refuse(key, version, extents, reason)
 
     def get(
         self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False

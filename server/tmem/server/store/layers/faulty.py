@@ -54,8 +54,7 @@ class FaultyLayer(Layer):
 
     def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
         if self._chance.random() < self._put_refused:
-            dropped = self.below.drop(key, version, put.extents)
-            return Stored([int(self._reason)] * len(put.extents), 0, dropped)
+            return self.below.refuse(key, version, put.extents, self._reason)
         return self.below.put(key, version, put, user)
 
     def get(

@@ -66,11 +66,14 @@ class LimitedLayer(Layer):
         if not quota or self._used(tenant) + len(put.body) <= quota:
             return self.below.put(key, version, put, user)
         # Stored or refused, what the handles hold now goes: so it need not count against the new pages.
-        dropped = self.below.drop(key, version, put.extents)
+        refused = self.below.refuse(key, version, put.extents, Reason.QUOTA)
         if self._used(tenant) + len(put.body) > quota:
-            return Stored([int(Reason.QUOTA)] * len(put.extents), 0, dropped)
+            return refused
         result = self.below.put(key, version, put, user)
-        return then(result, lambda stored: stored._replace(replaced=stored.replaced + dropped))
+        # Answers of one pool come in the order of its writes: the removal's is there before the put's.
+        dropped: list[int] = []
+        then(refused, lambda stored: dropped.append(stored.dropped))
+        return then(result, lambda stored: stored._replace(replaced=stored.replaced + sum(dropped)))
 
     def _used(self, tenant: str) -> int:
         counts = [self.below.counts(key) for key in self._pools[tenant]]

@@ -161,9 +161,12 @@ class LogStore:
             body += size
         pool.write(number, extent.first, locators)
 
-    def drop(self, key: int, version: Version, extents: Sequence[Extent]) -> int:
+    def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored:
         pool = self._pools[key]
-        return sum(self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent))
+        dropped = sum(
+            self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent)
+        )
+        return Stored([int(reason)] * len(extents), 0, dropped)
 
     @staticmethod
     def _unmap_extent(pool: LogPool, extent: Extent) -> int:

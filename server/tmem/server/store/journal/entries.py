@@ -1,0 +1,146 @@
+"""The form of journal files: a header, and entries one behind the other. Pure.
+
+    file    magic 8 B, format version u32, number u64, boot id 16 B, flags u32, CRC32C of these u32
+    entry   length of payload u32, CRC32C of kind and payload u32, kind u8, payload
+
+Batches are written as the contract's own messages (ExchangeRequest), with the pool's key in the place of its number: one form on the
+wire and on the disk. What a pool is goes in as JSON.
+
+A journal is read in order. What a killed daemon leaves is a last entry that is not all there: it is cut off, because nobody was told
+that it had been written. Anything else that does not fit is refused with the file's name; it is never guessed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from struct import Struct
+
+from crc32c import crc32c
+
+from tmem.wire.limits import MAX_MESSAGE_BYTES
+from tmem.wire.splice import BytesLike
+
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_BYTES",
+    "FileHeader",
+    "JournalError",
+    "Kind",
+    "Torn",
+    "encode_entry",
+    "encode_header",
+    "read_entries",
+    "read_header",
+]
+
+FORMAT_VERSION = 1
+
+_MAGIC = b"TMEMJRNL"
+_HEADER = Struct("<8sIQ16sI")
+_CRC = Struct("<I")
+_ENTRY = Struct("<IIB")
+HEADER_BYTES = _HEADER.size + _CRC.size
+_MAX_PAYLOAD_BYTES = 2 * MAX_MESSAGE_BYTES
+
+_SYNCED = 1
+
+
+class JournalError(Exception):
+    """A journal can't be used; the message names the file and says why."""
+
+
+class Kind(IntEnum):
+    """What an entry says."""
+
+    POOL = 1  # a pool and its rights, as they are from now on
+    BATCH = 2  # a put, flush or flush of objects that was done
+    DROP = 3  # the pool is gone
+    MARK = 4  # nothing: whoever wrote it waits until it is written
+    END = 5  # the daemon ended in order: everything before is on the disk
+
+
+@dataclass(frozen=True, slots=True)
+class FileHeader:
+    """What a file says of itself.
+
+    Attributes:
+        number: its place among the files, counted from 1.
+        boot_id: of the machine's run in which it was written; 16 bytes.
+        synced: every write was forced to the disk before it was acknowledged.
+    """
+
+    number: int
+    boot_id: bytes
+    synced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """The last entry is not all there.
+
+    Attributes:
+        offset: where it begins: what the file is to be cut to.
+        lost: bytes behind that.
+    """
+
+    offset: int
+    lost: int
+
+
+def encode_header(header: FileHeader) -> bytes:
+    """The beginning of a file."""
+    data = _HEADER.pack(_MAGIC, FORMAT_VERSION, header.number, header.boot_id, _SYNCED if header.synced else 0)
+    return data + _CRC.pack(crc32c(data))
+
+
+def read_header(data: BytesLike, name: str) -> FileHeader:
+    """What the beginning of a file says.
+
+    Raises:
+        JournalError: it is no journal, or one of another version.
+    """
+    if len(data) < HEADER_BYTES or bytes(data[: len(_MAGIC)]) != _MAGIC:
+        raise JournalError(f"{name}: not a journal file of tmemd")
+    _, version, number, boot_id, flags = _HEADER.unpack_from(data)
+    (crc,) = _CRC.unpack_from(data, _HEADER.size)
+    if version != FORMAT_VERSION:
+        raise JournalError(f"{name}: journal format {version}; this tmemd reads {FORMAT_VERSION}")
+    if crc != crc32c(data[: _HEADER.size]):
+        raise JournalError(f"{name}: the file's header fails its checksum")
+    return FileHeader(number, boot_id, bool(flags & _SYNCED))
+
+
+def encode_entry(kind: Kind, payload: BytesLike) -> list[BytesLike]:
+    """An entry, in pieces."""
+    kind_byte = bytes([kind])
+    return [_ENTRY.pack(len(payload), crc32c(payload, crc32c(kind_byte)), kind), payload]
+
+
+def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[Kind, memoryview] | Torn]:
+    """The entries of a file, behind its header; at the end of the last file perhaps a Torn.
+
+    Raises:
+        JournalError: what is there was never written so.
+    """
+    at, end = HEADER_BYTES, len(data)
+    while at < end:
+        length = -1
+        if end - at >= _ENTRY.size:
+            length, crc, kind = _ENTRY.unpack_from(data, at)
+        begin = at + _ENTRY.size
+        if length < 0 or (length <= _MAX_PAYLOAD_BYTES and begin + length > end) or not any(data[at : at + 4096]):
+            # Cut short, or a file that grew before its bytes reached the disk.
+            if last and (length <= 0 or begin + length > end) and not (length == 0 and any(data[at:])):
+                yield Torn(at, end - at)
+                return
+            raise JournalError(f"{name}: the entry at byte {at} is cut short, and it is not the journal's last")
+        if length > _MAX_PAYLOAD_BYTES:
+            raise JournalError(f"{name}: the entry at byte {at} claims {length} bytes")
+        payload = data[begin : begin + length]
+        if crc != crc32c(payload, crc32c(bytes([kind]))):
+            raise JournalError(f"{name}: the entry at byte {at} fails its checksum")
+        try:
+            yield Kind(kind), payload
+        except ValueError:
+            raise JournalError(f"{name}: the entry at byte {at} is of the unknown kind {kind}") from None
+        at = begin + length
