@@ -4,6 +4,7 @@
 the tests that need it are skipped then, with the reason printed. With CI=true a test that would be skipped fails.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -13,16 +14,27 @@ from pathlib import Path
 LIST = Path(__file__).parent / "system-packages.txt"
 
 
-def wanted() -> dict[str, str]:
-    """Commands by package."""
+def wanted() -> dict[str, list[str]]:
+    """What each package brings that tests use: commands and libraries."""
     lines = [line.split("#")[0].split() for line in LIST.read_text("utf-8").splitlines()]
-    return {line[0]: line[1] for line in lines if line}
+    return {package: brought for package, *brought in filter(None, lines)}
+
+
+def is_there(thing: str) -> bool:
+    """Whether a command can be found, or a library be loaded."""
+    if ".so" not in thing:
+        return shutil.which(thing) is not None
+    try:
+        ctypes.CDLL(thing)
+    except OSError:
+        return False
+    return True
 
 
 def missing() -> list[str]:
-    """The packages whose command is not there."""
+    """The packages of which something is not there."""
     # Some distributions' nodejs brings npm along; the command counts, not the package.
-    return [package for package, command in wanted().items() if shutil.which(command) is None]
+    return [package for package, brought in wanted().items() if not all(map(is_there, brought))]
 
 
 def main() -> int:

@@ -88,7 +88,36 @@ def test_the_sdist_builds_the_same_wheel(sdist, wheel, tmp_path):
     subprocess.run(["tar", "-xzf", sdist, "-C", tmp_path], check=True)
     (source,) = tmp_path.iterdir()
     again = build(source, tmp_path / "again", "wheel")
-    assert sorted(names(again)) == sorted(names(wheel))
+    assert checksums(again) == checksums(wheel)
+
+
+def checksums(wheel: Path) -> dict[str, int]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {entry.filename: entry.CRC for entry in archive.infolist()}
+
+
+def test_the_sdist_holds_the_whole_repository(sdist):
+    listing = subprocess.run(["tar", "-tzf", sdist], capture_output=True, text=True, check=True).stdout.splitlines()
+    held = {name.partition("/")[2] for name in listing}
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    # The clone may be another user's.
+    git = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "-C",
+        str(ROOT),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    files = {
+        name for name in subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\0") if name
+    }
+    assert held == {name for name in files if (ROOT / name).exists()} | {"PKG-INFO"}
 
 
 def test_every_portion_imports_from_the_wheel(installed):
@@ -117,6 +146,17 @@ def test_a_command_without_its_extra_says_which_one_in_one_line(installed, comma
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert extra in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["structlog", "uvloop", "grpc_health", "grpc_reflection", "prometheus_client"])
+def test_a_daemon_with_half_an_extra_says_so_when_it_starts(installed, missing):
+    somewhere = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--reflection", "--run", "true")
+    assert run(installed, str(installed / "bin" / "tmemd"), *somewhere).returncode == 0
+    done = run(installed, str(installed / "bin" / "tmemd"), *somewhere, block=(missing,))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"tmemd: {missing}")
+    assert "tmem[server]" in done.stderr
 
 
 def test_the_client_needs_nothing_but_the_base(installed):

@@ -7,7 +7,6 @@ memory of a real process.
 
 import asyncio
 import os
-import secrets
 import statistics
 import time
 from collections.abc import Callable, Coroutine
@@ -23,8 +22,9 @@ from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.limits import BLOCK_BYTES
 
 from .memory import PAGE_BYTES, blocks, read_memory, regions
-from .options import Server, server_options
+from .options import Server, fail, server_options
 from .output import console, print_json, print_table, progress, talk
+from .scratch import scratch_pool, scratch_pool_aio
 from .workload import Workload
 
 __all__ = ["bench"]
@@ -72,7 +72,7 @@ def _capture(size: int) -> memoryview:
             offset += length
             if offset == size:
                 return memory
-    raise RuntimeError("the workload's memory is smaller than asked for")
+    raise ChildProcessError("the process that was to fill its memory has less of its own than asked for")
 
 
 async def _async_seconds(work: Coroutine[Any, Any, None]) -> float:
@@ -102,7 +102,6 @@ class Bench:
         self._memory = memory
         self._rounds = rounds
         self._calls = calls
-        self._unique = secrets.token_hex(4)
         self._blocks = [memory[at : at + BLOCK_BYTES] for at in range(0, len(memory), BLOCK_BYTES)]
         self._megabytes = len(memory) / 1e6
         self.report: dict[str, Any] = {}
@@ -121,6 +120,10 @@ class Bench:
 
     async def _extents(self) -> None:
         """By the asyncio face, which is the faster for extents, and by the blocking one."""
+        with scratch_pool(self._client, "bench-blocking", chunk_pages=16) as blocking:
+            await self._time_extents(blocking)
+
+    async def _time_extents(self, blocking: Pool) -> None:
         back = memoryview(bytearray(len(self._memory)))
         compressed = self._compress()
         names = (
@@ -132,9 +135,10 @@ class Bench:
             "get_extent_blocking",
         )
         rates = {name: Rates([]) for name in names}
-        blocking = self._client.create_pool(f"bench-blocking-{self._unique}", chunk_pages=16)
-        async with aio.connect(self._client.target, token=self._client.options.token) as client:
-            pool = await client.create_pool(f"bench-{self._unique}", chunk_pages=16)
+        async with (
+            aio.connect(self._client.target, token=self._client.options.token) as client,
+            scratch_pool_aio(client, "bench", chunk_pages=16) as pool,
+        ):
             counters = client.counters
             for number in range(-1, self._rounds):
                 if number == 0:
@@ -149,7 +153,7 @@ class Bench:
                 back[:] = bytes(len(back))
                 seconds["get_extent"] = await _async_seconds(self._get_aio(pool, back))
                 if back != self._memory:
-                    raise RuntimeError("the bytes that came back differ")
+                    fail("the bytes that came back differ", 1)
                 seconds["put_extent_blocking"] = _seconds(lambda: self._put(blocking))
                 seconds["get_extent_blocking"] = _seconds(lambda: self._get(blocking, back))
                 if number >= 0:
@@ -161,8 +165,6 @@ class Bench:
                 "full_size_copies_put": counters.copies.put_pages - copied[0],
                 "full_size_copies_get": counters.copies.get_pages - copied[1],
             }
-            await pool.destroy()
-        blocking.destroy()
         for name, rate in rates.items():
             self.report[f"{name}_mb_s"] = round(rate.median, 1)
             self.report[f"{name}_mb_s_spread"] = [round(value, 1) for value in rate.spread]
@@ -217,8 +219,11 @@ class Bench:
     # ---- Lone pages against an echo of the same bytes ----
 
     def _lone_pages(self) -> None:
+        with scratch_pool(self._client, "bench-pages", chunk_pages=1) as pool:
+            self._time_lone_pages(pool)
+
+    def _time_lone_pages(self, pool: Pool) -> None:
         client = self._client
-        pool = client.create_pool(f"bench-pages-{self._unique}", chunk_pages=1)
         count = min(512, len(self._memory) // PAGE_BYTES)
         pages = [self._memory[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] for at in range(count)]
         with pool.batch() as batch:
@@ -252,16 +257,14 @@ class Bench:
         p50 = {name: self.report[f"{name}_us"]["p50"] for name in ("grpc_unary_floor", "unary_get", "stream_get")}
         self.report["unary_to_floor_ratio"] = round(p50["unary_get"] / p50["grpc_unary_floor"], 3)
         self.report["stream_to_unary_ratio"] = round(p50["stream_get"] / p50["unary_get"], 3)
-        pool.destroy()
 
     # ---- Density ----
 
     def _ratios(self) -> None:
         for name, chunk_pages in (("4k", 1), ("64k", 16)):
-            pool = self._client.create_pool(f"bench-{name}-{self._unique}", chunk_pages=chunk_pages)
-            self._put(pool)
-            self.report[f"stored_ratio_{name}"] = round(len(self._memory) / pool.stat().payload_bytes, 3)
-            pool.destroy()
+            with scratch_pool(self._client, f"bench-{name}", chunk_pages=chunk_pages) as pool:
+                self._put(pool)
+                self.report[f"stored_ratio_{name}"] = round(len(self._memory) / pool.stat().payload_bytes, 3)
 
 
 @click.command()
@@ -276,7 +279,7 @@ def bench(server: Server, size: int, rounds: int, calls: int) -> None:
     each (taskset), because wake-ups across CPUs dominate latencies.
     """
     keep_freed_messages()
-    talk.print(f"capturing {size} MiB of the memory of a real process ...", markup=False)
+    talk.print(f"capturing {size} MiB of the memory of a real process ...")
     memory = _capture(size // 2 * 2 * MIB)
     with server.connect() as client, progress() as bars:
         bar = bars.add_task("measuring", total=3)

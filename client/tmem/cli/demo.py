@@ -6,7 +6,6 @@ process itself.
 """
 
 import os
-import secrets
 import signal
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from .memory import PAGE_BYTES, Region, blocks, read_memory, regions
 from .options import Server, fail, server_options
 from .output import console, format_bytes, print_json, print_table, progress, talk
 from .scrape import moved, scrape, total
+from .scratch import scratch_pool
 from .workload import Workload
 
 __all__ = ["demo"]
@@ -182,7 +182,7 @@ def demo(server: Server, size: int, sample: int, metrics_url: str | None) -> Non
     """Put the memory of a real process into the server, get it back, and compare every byte."""
     keep_freed_messages()
     with server.connect() as client, Workload(size * MIB) as workload:
-        talk.print(f"process {workload.pid} builds {size} MiB of records ...", markup=False)
+        talk.print(f"process {workload.pid} builds {size} MiB of records ...")
         records = workload.await_built()
         os.kill(workload.pid, signal.SIGSTOP)  # its memory stands still from here on
         try:
@@ -201,35 +201,31 @@ def _run(client: Client, pid: int, metrics_url: str | None, sample: int) -> dict
     found = regions(pid)
     plain = sum(region.size for region in found)
     memory, back = memoryview(bytearray(plain)), memoryview(bytearray(plain))
-    talk.print(f"reading {format_bytes(plain)} in {len(found)} mappings of process {pid} ...", markup=False)
+    talk.print(f"reading {format_bytes(plain)} in {len(found)} mappings of process {pid} ...")
     offset = 0
     for address, size in blocks(found, BLOCK_BYTES):
         read_memory(pid, address, memory[offset : offset + size])
         offset += size
-    unique = secrets.token_hex(4)
     first_samples = scrape(metrics_url) if metrics_url else {}
     with progress() as bars:
         run = Demonstration(client, metrics_url, memory, back, bars)
-        single = client.create_pool(f"demo-pages-{unique}", chunk_pages=1)
-        whole = client.create_pool(f"demo-extents-{unique}", chunk_pages=16)
-        unary = run.unary(single, sample)
-        single.destroy()
+        with scratch_pool(client, "demo-pages", chunk_pages=1) as single:
+            unary = run.unary(single, sample)
         back[:] = bytes(len(back))
-        rss_before = total(run.samples(), "process_resident_memory_bytes")
-        streamed = run.stream(whole)
-        rss_after = total(run.samples(), "process_resident_memory_bytes")
-        stat = whole.stat()
-        _compare(pid, found, back, bars)
-        small = client.create_pool(f"demo-4k-{unique}", chunk_pages=1)
-        bar = bars.add_task("ratio of 4 KiB chunks", total=len(run.extents))
-        with small.batch() as batch:
-            for at in run.extents:
-                batch.put(1, at // PAGE_BYTES, memory[at : at + BLOCK_BYTES])
-                bars.advance(bar)
-        ratio_4k = plain / small.stat().payload_bytes
-        last_samples = run.samples()
-        small.destroy()
-        whole.destroy()
+        with scratch_pool(client, "demo-extents", chunk_pages=16) as whole:
+            rss_before = total(run.samples(), "process_resident_memory_bytes")
+            streamed = run.stream(whole)
+            rss_after = total(run.samples(), "process_resident_memory_bytes")
+            stat = whole.stat()
+            _compare(pid, found, back, bars)
+            with scratch_pool(client, "demo-4k", chunk_pages=1) as small:
+                bar = bars.add_task("ratio of 4 KiB chunks", total=len(run.extents))
+                with small.batch() as batch:
+                    for at in run.extents:
+                        batch.put(1, at // PAGE_BYTES, memory[at : at + BLOCK_BYTES])
+                        bars.advance(bar)
+                ratio_4k = plain / small.stat().payload_bytes
+                last_samples = run.samples()
     return {
         "plain_bytes": plain,
         "unary": unary.report(),
@@ -289,4 +285,4 @@ def _print(report: dict[str, Any]) -> None:
     if report["metrics_moved"]:
         console.print("Lines of /metrics that moved:")
         for name, (before, after) in sorted(report["metrics_moved"].items()):
-            console.print(f"  {name} {before:g} -> {after:g}", markup=False)
+            console.print(f"  {name} {before:g} -> {after:g}")

@@ -1,4 +1,7 @@
-"""Where the command `tmem` begins: says in one line what is missing when its extra is not installed."""
+"""Where the command `tmem` begins: says in one line what is missing when its extra is not installed.
+
+Owns: also Ctrl-C before the commands are there to answer it, as loading gRPC takes a moment.
+"""
 
 import sys
 
@@ -13,4 +16,6 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in {"click", "rich"}:
             raise
         sys.exit(f"tmem: {error.name} is not installed: the command needs an extra: pip install 'tmem[cli]'")
-    command()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command(prog_name="tmem")

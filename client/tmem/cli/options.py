@@ -2,8 +2,8 @@
 
 Owns: --target, --token-file and --json; the exit statuses; the translation of errors into one line.
 
-Exit status of every command: 0 done, 1 done and something is wrong (a check failed, bytes differ), 2 wrong usage,
-3 the server can't be reached or refused.
+Exit status of every command: 0 done, 1 something is wrong (a check failed, bytes differ, this machine can't), 2 wrong usage,
+3 the server can't be reached or refused, 130 interrupted.
 """
 
 import functools
@@ -47,8 +47,30 @@ class Server:
 
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with one line on standard error."""
-    talk.print(f"tmem: {message}", markup=False, soft_wrap=True)
+    talk.print(f"tmem: {message}", soft_wrap=True)
     sys.exit(status)
+
+
+def _read_token(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("TMEM_TOKEN")
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{file} can't be read: {error}", param_hint="--token-file") from error
+
+
+def _check_target(_context: click.Context, _option: click.Parameter, target: str) -> str:
+    """A port too large would be taken modulo 65536 by gRPC, and none at all replaced by one of its own: they are refused."""
+    if target.startswith("unix:"):
+        if target != "unix:":
+            return target
+    else:
+        host, _, port = target.rpartition(":")
+        whole = ":" not in host or host.startswith("[") or "//" in host  # such as dns:///name
+        if host and whole and port.isdecimal() and port.isascii() and 0 < int(port) < 65536:
+            return target
+    raise click.BadParameter(f"{target!r} is neither HOST:PORT (an IPv6 address in brackets) nor unix:PATH")
 
 
 def server_options(command: F) -> F:
@@ -58,6 +80,7 @@ def server_options(command: F) -> F:
         "--target",
         envvar="TMEM_TARGET",
         default=DEFAULT_TARGET,
+        callback=_check_target,
         show_default=True,
         show_envvar=True,
         help="The server: HOST:PORT or unix:PATH.",
@@ -72,12 +95,13 @@ def server_options(command: F) -> F:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @functools.wraps(command)
     def wrapped(target: str, token_file: Path | None, as_json: bool, **arguments: Any) -> Any:
-        token = token_file.read_text("utf-8").strip() if token_file else os.environ.get("TMEM_TOKEN")
         try:
-            return command(Server(target, token, as_json), **arguments)
+            return command(Server(target, _read_token(token_file), as_json), **arguments)
         except LocalError as error:
             fail(str(error), 2)
         except TmemError as error:
             fail(str(error), 3)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
 
     return wrapped  # type: ignore[return-value]

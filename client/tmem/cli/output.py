@@ -14,8 +14,11 @@ from rich.table import Table
 
 __all__ = ["console", "format_bytes", "print_json", "print_table", "progress", "talk"]
 
-console = Console(highlight=False, soft_wrap=True)
-talk = Console(stderr=True, highlight=False)
+# What is printed is names, addresses and figures: brackets and colons in them are no markup.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+talk = Console(stderr=True, highlight=False, markup=False, emoji=False)
+if not console.is_terminal:
+    console.width = 1000  # into a pipe or a file a table goes whole; nobody is there to widen the window
 
 
 def print_json(value: Any) -> None:
@@ -34,7 +37,7 @@ def print_table(
     """A table; the first column is text, the others are figures."""
     table = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -128,4 +128,4 @@ def destroy(server: Server, name: str, yes: bool) -> None:
     if server.json:
         print_json({"pool": name, "dropped_pages": dropped})
     else:
-        console.print(f"pool {name} is gone, and {dropped:,} pages with it", markup=False)
+        console.print(f"pool {name} is gone, and {dropped:,} pages with it")

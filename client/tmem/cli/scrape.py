@@ -5,19 +5,32 @@ what serves it is a library's business.
 """
 
 import urllib.request
+from http.client import HTTPException
+
+from tmem.wire.errors import Unavailable
 
 __all__ = ["moved", "scrape", "total"]
 
 
 def scrape(url: str) -> dict[str, float]:
-    """All samples that a server reports now; raises OSError if it does not answer."""
-    with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310  the URL is the operator's
-        text = response.read().decode()
-    samples = {}
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            samples[name] = float(value)
+    """All samples that a server reports now.
+
+    Raises:
+        Unavailable: there is nothing at that address, or something that is no metrics.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310  the URL is the operator's
+            text = response.read().decode()
+        samples = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+    except HTTPException as error:
+        # Its text may be whatever bytes came.
+        raise Unavailable(f"no metrics at {url}: what answers there does not speak HTTP") from error
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"no metrics at {url}: {getattr(error, 'reason', error)}") from error
     return samples
 
 

@@ -162,8 +162,13 @@ class Workload:
     """
 
     def __init__(self, size: int) -> None:
+        # In a group of its own: Ctrl-C is for the command; and if the command is killed while this process is stopped, the
+        # kernel wakes and ends an orphaned group.
         self._process = subprocess.Popen(  # noqa: S603  the interpreter itself
-            [sys.executable, "-m", "tmem.cli.workload", str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tmem.cli.workload", str(size)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
         )
 
     @property
@@ -176,7 +181,7 @@ class Workload:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the workload ended with status {self._process.wait()}")
+            raise ChildProcessError(f"the process that was to fill its memory ended with status {self._process.wait()}")
         return int(line)
 
     def __enter__(self) -> Self:
@@ -187,7 +192,9 @@ class Workload:
     ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()  # it waits for that
+        # Standard input's end would do if we were killed; now it may be building still, or be stopped.
+        self._process.kill()
+        self._process.stdin.close()
         self._process.stdout.close()
         self._process.wait()
 

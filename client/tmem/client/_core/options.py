@@ -29,7 +29,8 @@ class Options:
         window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
 
     Raises:
-        InvalidOption: a time-out that is not positive, or a window too small for one message.
+        InvalidOption: a time-out that is not positive, a window too small for one message, or a token that no header can
+            carry.
     """
 
     token: str | None = None
@@ -44,6 +45,8 @@ class Options:
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", _default_name())
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise InvalidOption("token has characters that no header can carry: only printable ASCII can be")
         for setting in ("read_timeout", "write_timeout", "call_timeout", "connect_timeout"):
             if not getattr(self, setting) > 0:
                 raise InvalidOption(f"{setting} is {getattr(self, setting)}, and must be more than 0 seconds")

@@ -1,8 +1,10 @@
-"""The asyncio face: the blocking one with `await`. Every object belongs to the loop that it was made on.
+"""The asyncio face of tmem.client.
 
-async with tmem.client.aio.connect("127.0.0.1:8636") as client:
-pool = await client.create_pool("swap0", kind="persistent")
-await pool.put(7, 0, page)
+    async with tmem.client.aio.connect("127.0.0.1:8636") as client:
+        pool = await client.create_pool("swap0", kind="persistent")
+        await pool.put(7, 0, page)
+
+It is the blocking one with `await`. Every object belongs to the loop that it was made on.
 """
 
 from .batch import Batch
