@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from .config import ConfigError, Loaded, add_flags, load
 from .host.ports import AddressInUseError
 from .observe import logs
+from .store.journal.entries import JournalError
 from .tenants import Tenants, TokenFileError
 
 __all__ = ["main"]
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the settings are good")
             return 0
         return _serve(loaded, run)
-    except (ConfigError, TokenFileError, AddressInUseError) as error:
+    except (ConfigError, TokenFileError, AddressInUseError, JournalError) as error:
         print(f"tmemd: {error}", file=sys.stderr)
         return 2
 

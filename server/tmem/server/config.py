@@ -59,6 +59,15 @@ class Settings(BaseModel):
     tokens: Path | None = Field(
         default=None, description="TOML file of tenants and their tokens; without it everybody is the tenant `local`"
     )
+    journal: Path | None = Field(
+        default=None,
+        description="directory where pools of durability `disk` are kept over restarts; without it there are none",
+    )
+    journal_sync: Literal["never", "always"] = Field(
+        default="never",
+        description="always: force every write to the disk before it is acknowledged; never: a crash of the daemon "
+        "loses nothing, one of the machine may",
+    )
     loop: Literal["uvloop", "asyncio"] = Field(default="uvloop", description="event loop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")
     log_format: Literal["auto", "human", "json"] = Field(

@@ -24,6 +24,7 @@ from .config import Settings
 from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
+from .journal import Journal
 from .observe.http import MetricsServer
 from .observe.metrics import Metrics, Sources
 from .rpc.capabilities import CapabilitiesHandlers
@@ -74,6 +75,7 @@ class Daemon:
         self._version = version
         self._metrics_server: MetricsServer | None = None
         self._upkeep: asyncio.Task[None] | None = None
+        self._journal: Journal | None = None
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -84,12 +86,14 @@ class Daemon:
 
         Raises:
             AddressInUseError: an address can't be listened on.
+            JournalError: the journal can't be used.
         """
         keep_freed_messages()
         settings = self._settings
+        check_free(settings.listen)  # before a long journal is read
         loop = asyncio.get_running_loop()
         copies = CopyCounter()
-        store = self._build_store(loop, copies)
+        plain, store = self._build_store(loop, copies)
         table = PoolTable(
             random_bytes=os.urandom, durabilities=store.durabilities, max_pools=settings.max_pools_per_tenant
         )
@@ -110,7 +114,11 @@ class Daemon:
             # a client that knows a higher one says so when it makes its pool again.
             epoch=lambda: time.time_ns() // 1000,
             on_gone=retire,
+            records=self._journal,
         )
+        if self._journal is not None:
+            self._journal.recover(plain, store, table, epoch=time.time_ns() // 1000, now=time.monotonic())
+            self._weigh_pools(table)
         sessions = SessionTable(lifecycle, timeout_seconds=settings.session_timeout_seconds)
         self._service = Service(
             settings=settings,
@@ -150,11 +158,20 @@ class Daemon:
                 "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
             )
 
-    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> Store:
-        store: Store = LogStore(self._settings.memory_limit, copies)
+    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
+        """What holds the pages, and the same within its layers."""
+        plain = LogStore(self._settings.memory_limit, copies)
+        store: Store = plain
+        if self._settings.journal is not None:
+            self._journal = Journal(
+                self._settings.journal,
+                synced=self._settings.journal_sync == "always",
+                post=loop.call_soon_threadsafe,
+            )
+            store = self._journal.layer(store)
         store = LimitedLayer(store, self._quotas)
         store = wrap(store, self._settings.layers, LayerServices(loop.call_later, log.info))
-        return MeteredLayer(store, time.perf_counter, self._metrics.store_operation)
+        return plain, MeteredLayer(store, time.perf_counter, self._metrics.store_operation)
 
     async def _listen(self) -> None:
         settings = self._settings
@@ -229,6 +246,11 @@ class Daemon:
             except Exception:
                 log.exception("daemon.upkeep_failed")
 
+    def _weigh_pools(self, table: PoolTable) -> None:
+        for pool in table:
+            tenant = self._tenants.by_name.get(pool.policy.tenant)
+            pool.policy.tenant_weight = tenant.weight if tenant else 0
+
     def reload(self) -> None:
         """Reads the token file again; a bad one is reported and changes nothing."""
         if self._upkeep is None:
@@ -246,9 +268,7 @@ class Daemon:
         self._tenants = self._service.tenants = tenants
         self._quotas.clear()
         self._quotas.update(tenants.quotas())
-        for pool in self._service.lifecycle.table:
-            tenant = tenants.by_name.get(pool.policy.tenant)
-            pool.policy.tenant_weight = tenant.weight if tenant else 0
+        self._weigh_pools(self._service.lifecycle.table)
         self._exchange.remove_strangers()
         self._warn_of_open_tokens()
         log.info("daemon.reloaded", tenants=len(tenants.by_name))
@@ -276,6 +296,8 @@ class Daemon:
         await self._server.stop(0.2)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._close_metrics)
+        if self._journal is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
         self._service.engine.store.close()
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more

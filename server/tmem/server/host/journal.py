@@ -192,7 +192,9 @@ class JournalFiles:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _add(self, job: _Job) -> None:
         with self._wake:

@@ -184,13 +184,13 @@ class PoolsHandlers:
     def freeze(self, tenant: Tenant, data: bytes) -> bytes:
         """FreezePoolRequest to FreezePoolResponse."""
         pool, member = self._resolve_owned(tenant, parse(data, pb.FreezePoolRequest()).pool)
-        pool.frozen = True
+        self._lifecycle.freeze(pool, frozen=True)
         return pb.FreezePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
     def thaw(self, tenant: Tenant, data: bytes) -> bytes:
         """ThawPoolRequest to ThawPoolResponse."""
         pool, member = self._resolve_owned(tenant, parse(data, pb.ThawPoolRequest()).pool)
-        pool.frozen = False
+        self._lifecycle.freeze(pool, frozen=False)
         return pb.ThawPoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
     def resize(self, tenant: Tenant, data: bytes) -> bytes:

@@ -6,15 +6,30 @@ A member that no live session works for is parked. A parked persistent pool wait
 grace is configured; a parked ephemeral pool, and a shared pool's parked member, go when theirs has run out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
-from tmem.wire.results import PoolKind
+from tmem.wire.errors import StoreFailed
+from tmem.wire.results import Durability, PoolKind
 
 from .interface import Store
 from .pools import Member, Pool, PoolRequest, PoolTable
 
-__all__ = ["Graces", "Lifecycle"]
+__all__ = ["Graces", "Lifecycle", "Records"]
+
+
+class Records(Protocol):
+    """Where durable pools are written down; both wait until it is done, and raise OSError."""
+
+    def keep(self, pool: Pool) -> None:
+        """The pool is so from now on."""
+        ...
+
+    def drop(self, key: int) -> None:
+        """The pool is gone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +49,7 @@ class Lifecycle:
         graces: how long parked pools wait.
         epoch: the least epoch of a pool made now.
         on_gone: told of every pool before it ends.
+        records: where changes of durable pools are written down before they are answered; None = nowhere.
     """
 
     def __init__(
@@ -44,12 +60,14 @@ class Lifecycle:
         graces: Graces,
         epoch: Callable[[], int],
         on_gone: Callable[[Pool], None] = lambda _: None,
+        records: Records | None = None,
     ) -> None:
         self.table = table
         self._store = store
         self._graces = graces
         self._epoch = epoch
         self._on_gone = on_gone
+        self._records = records
 
     def create(
         self, tenant: str, request: PoolRequest, now: float, *, tenant_weight: int = 0, max_pools: int = 0
@@ -60,6 +78,11 @@ class Lifecycle:
         )
         if new:
             member.parked_since = now
+            try:
+                self._record(pool)
+            except StoreFailed:
+                self.table.destroy(pool)
+                raise
             self._store.add_pool(pool.policy)
         return pool, member
 
@@ -67,6 +90,7 @@ class Lifecycle:
         """Takes over a private pool; raises as PoolTable.open does."""
         pool, member = self.table.open(tenant, name, token)
         member.parked_since = now
+        self._record(pool)
         return pool, member
 
     def join(self, tenant: str, uuid: bytes, now: float, *, max_pools: int = 0) -> tuple[Pool, Member]:
@@ -84,7 +108,14 @@ class Lifecycle:
         return dropped, False
 
     def destroy(self, pool: Pool) -> int:
-        """Ends a pool; answers how many pages it held."""
+        """Ends a pool; answers how many pages it held.
+
+        Raises:
+            StoreFailed: that can't be written down, and nothing was done.
+        """
+        if self._records is not None and pool.policy.durability == Durability.DISK:
+            with _failing_as_refusal():
+                self._records.drop(pool.key)
         self._on_gone(pool)
         self.table.destroy(pool)
         return self._store.drop_pool(pool.key)
@@ -95,6 +126,18 @@ class Lifecycle:
             pool.policy.quota_bytes = quota_bytes
         if weight is not None:
             pool.policy.weight = weight
+        self._record(pool)
+
+    def freeze(self, pool: Pool, *, frozen: bool) -> None:
+        """Refuses puts from now on, or accepts them again."""
+        pool.frozen = frozen
+        self._record(pool)
+
+    def _record(self, pool: Pool) -> None:
+        """Writes a durable pool down as it is now; raises StoreFailed."""
+        if self._records is not None and pool.policy.durability == Durability.DISK:
+            with _failing_as_refusal():
+                self._records.keep(pool)
 
     def attach(self, member: Member, session: bytes) -> None:
         """Notes that a session works for the member."""
@@ -122,7 +165,16 @@ class Lifecycle:
                 if pool.kind == PoolKind.SHARED:
                     if self.leave(pool, member)[1]:
                         gone.append(pool)
-                else:
+                    continue
+                with suppress(StoreFailed):  # it stays, and its turn comes again
                     self.destroy(pool)
                     gone.append(pool)
         return gone
+
+
+@contextmanager
+def _failing_as_refusal() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreFailed(f"the journal can't be written: {error.strerror or error}") from error

@@ -239,6 +239,14 @@ class PoolTable:
             self._by_uuid[uuid] = pool
         return pool, member, True
 
+    def restore(self, pool: Pool, member: Member) -> None:
+        """Enters a pool of an earlier run, with the numbers that it had."""
+        self._next_key = max(self._next_key, pool.key + 1)
+        self._next_id[member.tenant] = max(self._next_id.get(member.tenant, 1), member.pool_id + 1)
+        self._pools[pool.key] = pool
+        self._by_name[pool.owner, pool.name] = pool
+        self._by_id[member.tenant, member.pool_id] = pool
+
     def open(self, tenant: str, name: str, token: bytes) -> tuple[Pool, Member]:
         """Takes over a private pool: its writer before is fenced from now on.
 
