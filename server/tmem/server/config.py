@@ -27,7 +27,7 @@ ENV_PREFIX = "TMEM_"
 # Variables of this prefix that belong to clients, or that name the file itself.
 _FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE"}
 
-_SIZES = {"memory_limit", "max_window"}
+_SIZES = {"memory_limit", "max_window", "spill_limit"}
 
 # What the contract can express: 32 bits of milliseconds, 32 bits of counts; and what gRPC can, 31 bits.
 _MOST_SECONDS = 30 * 86400
@@ -59,6 +59,11 @@ class Settings(BaseModel):
     tokens: Path | None = Field(
         default=None, description="TOML file of tenants and their tokens; without it everybody is the tenant `local`"
     )
+    spill: Path | None = Field(
+        default=None,
+        description="directory on the disk that takes persistent pages when memory is full; scratch, gone with the daemon",
+    )
+    spill_limit: SizeBytes = Field(default=16 << 30, ge=8 << 20, description="the most bytes of spilled pages")
     journal: Path | None = Field(
         default=None,
         description="directory where pools of durability `disk` are kept over restarts; without it there are none",

@@ -20,10 +20,11 @@ from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import server_options
 
 from .addresses import is_loopback
-from .config import Settings
+from .config import ConfigError, Settings
 from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
+from .host.scratch import ScratchFile
 from .journal import Journal
 from .observe.http import MetricsServer
 from .observe.metrics import Metrics, Sources
@@ -39,7 +40,7 @@ from .store.layers.limited import LimitedLayer
 from .store.layers.metered import MeteredLayer
 from .store.layers.specs import LayerServices, wrap
 from .store.lifecycle import Graces, Lifecycle
-from .store.log import LogStore
+from .store.log import LogStore, segment_size
 from .store.pools import Pool, PoolTable
 from .tenants import Tenants
 
@@ -158,9 +159,19 @@ class Daemon:
                 "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
             )
 
+    def _make_scratch(self, slot_bytes: int) -> ScratchFile | None:
+        directory = self._settings.spill
+        if directory is None:
+            return None
+        try:
+            return ScratchFile(directory, slot_bytes, self._settings.spill_limit)
+        except OSError as error:
+            raise ConfigError(f"--spill {directory}: {error.strerror}") from error
+
     def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
         """What holds the pages, and the same within its layers."""
-        plain = LogStore(self._settings.memory_limit, copies)
+        limit = self._settings.memory_limit
+        plain = LogStore(limit, copies, scratch=self._make_scratch(segment_size(limit)))
         store: Store = plain
         if self._settings.journal is not None:
             self._journal = Journal(

@@ -252,7 +252,10 @@ class Metrics:
             "tmem_resident_bytes",
             "Bytes of payload, dead bytes and index: what the memory limit is about.",
             [],
-            {(): total.payload_bytes + total.dead_bytes + total.index_bytes},
+            {(): total.payload_bytes + total.dead_bytes + total.index_bytes - total.spilled_bytes},
+        )
+        yield _gauge(
+            "tmem_spilled_bytes", "Bytes of pages that are on the disk instead.", [], {(): total.spilled_bytes}
         )
         yield _gauge(
             "tmem_load_ratio", "Share of the event loop's time in use.", [], {(): sources.load_permille() / 1000}

@@ -98,6 +98,7 @@ class Counts:
         payload_bytes: sum of chunk length * live pages / pages in the chunk.
         index_bytes: what finding these pages takes.
         dead_bytes: held for pages that are gone.
+        spilled_bytes: of all these, on the disk; of the whole store only.
         evicted: pages evicted so far.
         expanded: pages answered by expanding their chunk, because the reader could not take it whole, so far.
     """
@@ -108,6 +109,7 @@ class Counts:
     payload_bytes: int = 0
     index_bytes: int = 0
     dead_bytes: int = 0
+    spilled_bytes: int = 0
     same_filled_pages: int = 0
     raw_pages: int = 0
     evicted: int = 0

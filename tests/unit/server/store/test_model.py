@@ -1,5 +1,6 @@
 """Every store beside a dict: whatever is done to both, the store holds what the dict does, and may miss only what it says it evicted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tests.pages import PAGE, mixed_page, random_page, same_filled_page, text_pa
 from tests.plain import PlainStore
 from tests.stores import StoreUser
 
+from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.interface import Store
 from tmem.server.store.log import LogStore
 from tmem.wire.copies import CopyCounter
@@ -18,6 +20,7 @@ from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Code, PoolKind, Reason
 
 LIMIT = 1 << 20
+SEGMENT = 128 << 10
 PAGES = [
     *(text_page(seed) for seed in range(6)),
     *(random_page(seed) for seed in range(4)),
@@ -39,6 +42,7 @@ class StoreMachine(RuleBasedStateMachine):
     """Three pools, one of each kind, in one store of 1 MiB."""
 
     make_store: Any
+    most_bytes = LIMIT
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +181,7 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def it_stays_below_its_limit(self) -> None:
         counts = self.store.counts()
-        assert counts.payload_bytes + counts.index_bytes + counts.dead_bytes <= LIMIT
+        assert counts.payload_bytes + counts.index_bytes + counts.dead_bytes <= self.most_bytes
 
     def teardown(self) -> None:
         for user in self.users.values():
@@ -212,13 +216,19 @@ def held_pages(store: Store, key: int) -> set[Handle]:
 MAKERS = {
     "plain": lambda: PlainStore(LIMIT, CopyCounter()),
     # Segments of few records, so that cleaning and eviction have much to do.
-    "log": lambda: LogStore(LIMIT, CopyCounter(), segment_bytes=128 << 10),
+    "log": lambda: LogStore(LIMIT, CopyCounter(), segment_bytes=SEGMENT),
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_store_holds_what_a_dict_would(name: str) -> None:
-    machine: Any = type("Machine", (StoreMachine,), {"make_store": staticmethod(MAKERS[name])})
+@pytest.mark.parametrize("name", [*MAKERS, "spilling"])
+def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
+    scratch = ScratchFile(tmp_path, SEGMENT, 2 * LIMIT)
+    # So little memory that most of it is on the disk.
+    makers = MAKERS | {"spilling": lambda: LogStore(LIMIT // 2, CopyCounter(), segment_bytes=SEGMENT, scratch=scratch)}
+    attributes = {"make_store": staticmethod(makers[name]), "most_bytes": 3 * LIMIT if name == "spilling" else LIMIT}
+    machine: Any = type("Machine", (StoreMachine,), attributes)
     machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     case = machine.TestCase()
     case.runTest()
+    assert scratch.used_bytes == 0
+    scratch.close()

@@ -21,9 +21,10 @@ from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
 from . import records
-from .pool import Ledger, LogPool
+from .pool import AnySegment, Ledger, LogPool
 from .records import MAX_RECORD_BYTES, Record
 from .segments import Segment
+from .spill import SpilledSegment
 
 __all__ = ["Cleaner"]
 
@@ -41,6 +42,8 @@ _BYTES_PER_BYTE_PUT = 6
 _STEP_BYTES = 256 << 10
 _STEP_RECORDS = 100
 _RELEASE_BYTES = 128 << 10
+# A spilled segment is cleaned, into memory, only when so much of it is dead.
+_SPILLED_DEAD = 0.5
 # Expanding and compressing a chunk costs as much as moving this many bytes.
 _REPACK_BYTES = 64 << 10
 
@@ -53,20 +56,24 @@ class Cleaner:
         ledger: the store's.
         codec: for partly dead chunks; used between calls of the store only.
         segment_bytes: how long a segment is.
+        limit_bytes: the most bytes in memory.
 
     Attributes:
         moved_bytes, repacked_chunks: work done so far.
     """
 
-    def __init__(self, pools: Collection[LogPool], ledger: Ledger, codec: Codec, segment_bytes: int) -> None:
+    def __init__(
+        self, pools: Collection[LogPool], ledger: Ledger, codec: Codec, segment_bytes: int, limit_bytes: int
+    ) -> None:
         self._pools = pools
         self._ledger = ledger
         self._codec = codec
         self._segment_bytes = segment_bytes
+        self._limit_bytes = limit_bytes
         self._plain = memoryview(bytearray(MAX_CHUNK_PAGES * PAGE_BYTES))
         # What is being cleaned: a pool, its victims, how far the first is done, and where their records go.
         self._pool: LogPool | None = None
-        self._victims: list[Segment] = []
+        self._victims: list[AnySegment] = []
         self._at = 0
         self._target: Segment | None = None
         self.moved_bytes = 0
@@ -81,35 +88,41 @@ class Cleaner:
 
     def step(self) -> bool:
         """Does a bounded piece; answers whether there is more to do while nothing else is."""
-        if not self._exceeds(_IDLE_DEAD):
-            return False
-        return self.work(_STEP_BYTES)
+        ledger = self._ledger
+        if self._exceeds(_IDLE_DEAD):
+            return self.work(_STEP_BYTES)
+        if (
+            ledger.spilled_dead > _SPILLED_DEAD * ledger.spilled
+            and ledger.memory + self._segment_bytes < self._limit_bytes
+        ):
+            return self.work(_STEP_BYTES, spilled=True)
+        return False
 
     def _exceeds(self, share: float) -> bool:
         ledger = self._ledger
-        return ledger.dead > max(share * ledger.live, _MIN_DEAD_BYTES)
+        return ledger.memory_dead > max(share * ledger.live, _MIN_DEAD_BYTES)
 
     def make_room(self) -> bool:
         """Cleans until a segment has been given back; False if nothing dead can be."""
-        before = self._ledger.resident
-        while self._ledger.resident >= before:
+        before = self._ledger.memory
+        while self._ledger.memory >= before:
             if not self.work(_STEP_BYTES):
-                return self._ledger.resident < before
+                return self._ledger.memory < before
         return True
 
     # ---- What ----
 
-    def work(self, budget: int) -> bool:
-        """Moves about so many bytes; False if there is nothing to clean."""
+    def work(self, budget: int, *, spilled: bool = False) -> bool:
+        """Moves about so many bytes; False if there is nothing to clean. Spilled segments come into memory by that."""
         steps = _STEP_RECORDS
         while budget > 0 and steps > 0:
             steps -= 1
-            if not self._victims and not self._choose():
+            if not self._victims and not self._choose(spilled=spilled):
                 return False
             budget -= self._clean_one()
         return True
 
-    def _choose(self) -> bool:
+    def _choose(self, *, spilled: bool) -> bool:
         """Takes the segment with the largest dead share, and its neighbours as far as they fit into one."""
         best: tuple[float, LogPool, int] | None = None
         for pool in self._pools:
@@ -117,6 +130,8 @@ class Cleaner:
                 continue
             for position, segment in enumerate(pool.segments):
                 share = segment.dead / (segment.resident or 1)
+                if segment.spilled and (not spilled or share < _SPILLED_DEAD or segment.unreadable):
+                    continue
                 if segment.dead and (best is None or share > best[0]):
                     best = share, pool, position
         if best is None:
@@ -126,10 +141,24 @@ class Cleaner:
         first = last = position
         live = segments[position].live
         room = self._segment_bytes - MAX_RECORD_BYTES
-        while last + 1 < len(segments) and segments[last + 1].dead and live + segments[last + 1].live <= room:
+
+        def joins(neighbour: AnySegment) -> bool:
+            return neighbour.dead > 0 and not neighbour.spilled
+
+        while (
+            not segments[position].spilled
+            and last + 1 < len(segments)
+            and joins(segments[last + 1])
+            and live + segments[last + 1].live <= room
+        ):
             last += 1
             live += segments[last].live
-        while first and segments[first - 1].dead and live + segments[first - 1].live <= room:
+        while (
+            not segments[position].spilled
+            and first
+            and joins(segments[first - 1])
+            and live + segments[first - 1].live <= room
+        ):
             first -= 1
             live += segments[first].live
         self._pool = pool
@@ -149,50 +178,57 @@ class Cleaner:
         pool = self._pool
         assert pool is not None
         victim = self._victims[0]
-        if not pool.holds(victim) or self._at >= victim.used:
+        at = self._at = victim.next(max(self._at, victim.passed))
+        if not pool.holds(victim) or at >= victim.used:
             del self._victims[0]
             self._at = self._victims[0].passed if self._victims else 0
             return 1
-        at = self._at = max(self._at, victim.passed)
-        if at - victim.released >= _RELEASE_BYTES:
+        if isinstance(victim, Segment) and at - victim.released >= _RELEASE_BYTES:
             # Nothing lives before here; given back now, cleaning needs no memory in reserve.
             victim.passed = at
             pool.release(victim, at)
-        record = records.read(victim.memory, at)
-        self._at = record.end
+        record = victim.read(at)
+        self._at = at + record.size
         locator = victim.base | at
         found = pool.leaves.read(record.leaf, record.first, record.pages)
         live = found.count(locator)
         if not live:
             return 32
-        if live < record.pages and record.pages <= MAX_CHUNK_PAGES and record.encoding in {_LZ4, _RAW}:
-            pages = [page for page, holder in enumerate(found) if holder == locator]
-            if self._repack(pool, victim, record, locator, pages):
-                return _REPACK_BYTES
-        self._move(pool, victim, record, at, live)
+        try:
+            if live < record.pages and record.pages <= MAX_CHUNK_PAGES and record.encoding in {_LZ4, _RAW}:
+                pages = [page for page, holder in enumerate(found) if holder == locator]
+                if self._repack(pool, victim, record, locator, pages):
+                    return _REPACK_BYTES
+            self._move(pool, victim, record, at, live)
+        except OSError:
+            # The disk does not give it back now; its readers are told the same.
+            if isinstance(victim, SpilledSegment):
+                victim.unreadable = True
+            del self._victims[0]
+            self._at = 0
         return record.size
 
-    def _room(self, pool: LogPool, victim: Segment, size: int) -> Segment:
+    def _room(self, pool: LogPool, victim: AnySegment, size: int) -> Segment:
         """Where survivors of the victim go."""
         target = self._target
         if target is None or not pool.holds(target) or target.free < size:
             target = self._target = pool.insert(pool.segments.index(victim))
         return target
 
-    def _move(self, pool: LogPool, victim: Segment, record: Record, at: int, live: int) -> None:
+    def _move(self, pool: LogPool, victim: AnySegment, record: Record, at: int, live: int) -> None:
         target = self._room(pool, victim, record.size)
         pool.move(record, victim, at, target, live)
         self.moved_bytes += record.size
         if victim.live == 0 and pool.holds(victim):
             pool.give_back(victim)
 
-    def _repack(self, pool: LogPool, victim: Segment, record: Record, locator: int, pages: list[int]) -> bool:
+    def _repack(self, pool: LogPool, victim: AnySegment, record: Record, locator: int, pages: list[int]) -> bool:
         """Cuts a partly dead chunk into chunks of what lives, if that is smaller."""
-        data = victim.memory[record.data_at : record.end]
+        data = victim.data(locator - victim.base, record)
         plain = self._plain[: record.pages * PAGE_BYTES]
         if not self._codec.expand(record.encoding, data, record.pages, 0, plain):
             return False  # its readers will find it corrupt
-        crcs = record.crcs(victim.memory)
+        crcs = record.crcs(victim.heads)
         found = page_checksums(plain)
         pieces: list[tuple[int, int, BytesLike, array[int]]] = []
         size = 0

@@ -23,10 +23,12 @@ from . import records
 from .leaves import Leaves
 from .records import Record
 from .segments import OFFSET_BITS, OFFSET_MASK, Segment
+from .spill import Scratch, SpilledSegment
 
-__all__ = ["Ledger", "LogPool", "Spare"]
+__all__ = ["AnySegment", "Ledger", "LogPool", "Spare"]
 
-Spare = Callable[[Segment, int, Record], bool]
+AnySegment = Segment | SpilledSegment
+Spare = Callable[[AnySegment, int, Record], bool]
 
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
@@ -39,17 +41,30 @@ class Ledger:
     Attributes:
         resident: bytes of segments and leaves.
         dead: of these, for pages that are gone.
+        spilled: of these, on the disk; spilled_dead: of these and dead, in spilled segments.
         tick: counts records, for their age.
     """
 
     resident: int = 0
     dead: int = 0
+    spilled: int = 0
+    spilled_dead: int = 0
     tick: int = 0
 
     @property
+    def memory(self) -> int:
+        """Bytes in memory."""
+        return self.resident - self.spilled
+
+    @property
     def live(self) -> int:
-        """Payload and index."""
-        return self.resident - self.dead
+        """Payload and index in memory: what cleaning can't give back."""
+        return self.memory - self.memory_dead
+
+    @property
+    def memory_dead(self) -> int:
+        """Bytes in memory that cleaning can give back."""
+        return self.dead - self.spilled_dead
 
 
 class LogPool:
@@ -70,8 +85,8 @@ class LogPool:
         self.policy = policy
         self.ledger = ledger
         self.leaves = Leaves()
-        self.segments: list[Segment] = []
-        self._by_number: dict[int, Segment] = {}
+        self.segments: list[AnySegment] = []
+        self._by_number: dict[int, AnySegment] = {}
         self._new_segment = new_segment
         self._counts = Counts()
         self._header_bytes = 0
@@ -92,14 +107,16 @@ class LogPool:
         """What counts towards its quota and its share."""
         return self._counts.payload_bytes + self._header_bytes + self.leaves.bytes
 
-    def _charge_dead(self, segment: Segment, size: int) -> None:
+    def _charge_dead(self, segment: AnySegment, size: int) -> None:
         segment.dead += size
+        if segment.spilled:
+            self.ledger.spilled_dead += size
         self._counts.dead_bytes += size
         self.ledger.dead += size
 
     # ---- Finding ----
 
-    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int, Segment, Record]]:
+    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int, AnySegment, Record]]:
         """Cuts the pages of a leaf that are there into runs of one record: (first, pages, locator, segment, record)."""
         locators = self.leaves.read(number, first, count)
         at = 0
@@ -110,7 +127,7 @@ class LogPool:
                 at += 1
                 continue
             segment = self._by_number[locator >> OFFSET_BITS]
-            record = records.read(segment.memory, locator & OFFSET_MASK)
+            record = segment.read(locator & OFFSET_MASK)
             # Nearly every record is there whole.
             at = min(record.first + record.pages - first, count)
             if locators[begin:at].count(locator) != at - begin:
@@ -128,12 +145,12 @@ class LogPool:
         found.discard(0)
         return number, found
 
-    def look(self, locator: int) -> tuple[Segment, Record]:
+    def look(self, locator: int) -> tuple[AnySegment, Record]:
         """The record at a locator of a live page."""
         segment = self._by_number[locator >> OFFSET_BITS]
-        return segment, records.read(segment.memory, locator & OFFSET_MASK)
+        return segment, segment.read(locator & OFFSET_MASK)
 
-    def holds(self, segment: Segment) -> bool:
+    def holds(self, segment: AnySegment) -> bool:
         """Whether the segment is still one of the log."""
         return self._by_number.get(segment.number) is segment
 
@@ -181,11 +198,21 @@ class LogPool:
         return segment.base | at
 
     def move(
-        self, record: Record, source: Segment, at: int, target: Segment, live: int, *, age: int | None = None
+        self, record: Record, source: AnySegment, at: int, target: Segment, live: int, *, age: int | None = None
     ) -> None:
-        """Copies a record with so many live pages to where there is room for it; it keeps its age unless one is given."""
+        """Copies a record with so many live pages to where there is room for it; it keeps its age unless one is given.
+
+        Raises:
+            OSError: its bytes can't be read.
+        """
         begin = target.used
-        target.memory[begin : begin + record.size] = source.memory[at : record.end]
+        if isinstance(source, Segment):
+            target.memory[begin : begin + record.size] = source.memory[at : record.end]
+        else:
+            data = source.data(at, record)
+            head = record.data_at - record.overhead
+            target.memory[begin : begin + record.overhead] = source.heads[head : record.data_at]
+            target.memory[begin + record.overhead : begin + record.size] = data
         target.used += record.size
         self.ledger.resident += record.size
         already_dead = record.length - record.live_bytes(live)
@@ -201,7 +228,7 @@ class LogPool:
         self.write(record.leaf, record.first, [new if locator == old else locator for locator in found])
 
     @staticmethod
-    def note_use(segment: Segment, offset: int, user: int | None, *, touched: bool) -> None:
+    def note_use(segment: AnySegment, offset: int, user: int | None, *, touched: bool) -> None:
         """Notes who used a record last, if that is not its writer, and whether since it came where it is."""
         if user is not None:
             segment.users[offset] = user
@@ -210,9 +237,10 @@ class LogPool:
 
     def head(self, size: int) -> Segment:
         """The segment at the log's end, with room for so many bytes."""
-        if not self.segments or self.segments[-1].free < size:
-            self.insert(len(self.segments))
-        return self.segments[-1]
+        last = self.segments[-1] if self.segments else None
+        if isinstance(last, Segment) and last.free >= size:
+            return last
+        return self.insert(len(self.segments))
 
     def insert(self, position: int) -> Segment:
         """Adds an empty segment at a place in the order of age."""
@@ -254,7 +282,7 @@ class LogPool:
         """How many pages of a record are still its."""
         return self.leaves.read(record.leaf, record.first, record.pages).count(locator)
 
-    def bury(self, segment: Segment, record: Record, live: int, pages: int) -> None:
+    def bury(self, segment: AnySegment, record: Record, live: int, pages: int) -> None:
         """Some of the live pages of a record are gone from its leaf."""
         gone = record.live_bytes(live) - record.live_bytes(live - pages)
         dead = gone
@@ -272,9 +300,12 @@ class LogPool:
         if segment.live == 0:
             self.give_back(segment)
 
-    def give_back(self, segment: Segment) -> None:
+    def give_back(self, segment: AnySegment) -> None:
         """Gives back a segment in which nothing lives."""
         assert segment.live == 0
+        if segment.spilled:
+            self.ledger.spilled -= segment.on_disk
+            self.ledger.spilled_dead -= segment.dead
         self._forget_bytes(segment.resident)
         del self._by_number[segment.number]
         self.segments.remove(segment)
@@ -289,6 +320,28 @@ class LogPool:
         self.ledger.dead -= size
         self.ledger.resident -= size
 
+    # ---- Spilling ----
+
+    def spill(self, segment: Segment, scratch: Scratch) -> bool:
+        """Moves a segment to the disk; False if there is no room. Raises OSError."""
+        offsets = []
+        at = segment.passed
+        while at < segment.used:
+            record = segment.read(at)
+            if self.live_pages(record, segment.base | at):
+                offsets.append(at)
+            at = record.end
+        slot = scratch.write(segment.memory[: segment.used])
+        if slot is None:
+            return False
+        spilled = SpilledSegment(segment, scratch, slot, offsets)
+        self.segments[self.segments.index(segment)] = spilled
+        self._by_number[segment.number] = spilled
+        self.ledger.spilled += spilled.on_disk
+        self.ledger.spilled_dead += spilled.dead
+        segment.close()
+        return True
+
     # ---- Ending ----
 
     def end(self) -> None:
@@ -298,6 +351,8 @@ class LogPool:
         self.ledger.dead += live + self.leaves.bytes
         self._counts.dead_bytes += live + self.leaves.bytes
         for segment in self.segments:
+            if segment.spilled:
+                self.ledger.spilled_dead += segment.live
             segment.dead = segment.resident
 
     def shrink(self) -> bool:

@@ -12,6 +12,9 @@ import mmap
 from array import array
 from bisect import bisect_right
 
+from . import records
+from .records import Record
+
 __all__ = ["OFFSET_BITS", "OFFSET_MASK", "Segment"]
 
 OFFSET_BITS = 32
@@ -36,6 +39,10 @@ class Segment:
         touched: of these, the ones used since they were written or moved to the log's end.
         passed: how far eviction has come.
     """
+
+    spilled = False
+    unreadable = False
+    on_disk = 0
 
     __slots__ = (
         "_ages",
@@ -85,6 +92,23 @@ class Segment:
     def live(self) -> int:
         """Bytes that belong to live pages, with their records' headers."""
         return self.used - self.released - self.dead
+
+    @property
+    def heads(self) -> memoryview:
+        """Where the headers of its records are."""
+        return self.memory
+
+    def next(self, at: int) -> int:
+        """The first record that is not before `at`, which is the end of another one."""
+        return at
+
+    def read(self, at: int) -> Record:
+        """The record at an offset."""
+        return records.read(self.memory, at)
+
+    def data(self, at: int, record: Record) -> memoryview:  # noqa: ARG002  its position is in the record
+        """The data of a record."""
+        return self.memory[record.data_at : record.end]
 
     def mark(self, offset: int, age: int) -> None:
         """Notes when a record was written, unless one close before it has been noted."""

@@ -1,10 +1,6 @@
 """The store over logs.
 
-Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index, who must give when memory is short, and the end of
-pools. The bytes of an answer are views of segments: valid until the store is called again.
-
-Limits: live bytes (payload and index) stay below the limit less a tenth, which is the cleaner's; above that ephemeral pages go, and
-where there are none persistent puts are refused, until as much has gone again as the hysteresis says.
+Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. The bytes of an answer are views of segments: valid until the store is called again.
 """
 
 import itertools
@@ -12,7 +8,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Stored
-from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
@@ -23,28 +18,31 @@ from tmem.wire.results import Code, Durability, Encoding, PoolKind, Reason
 
 from . import records
 from .cleaner import Cleaner
-from .pool import Ledger, LogPool, Spare
-from .records import MAX_RECORD_BYTES, Record
+from .pool import AnySegment, Ledger, LogPool, Spare
+from .records import Record
+from .room import Room
 from .segments import Segment
+from .spill import Scratch
 
-__all__ = ["LogStore"]
+__all__ = ["LogStore", "segment_size"]
 
 _MISS = int(Code.MISS)
 _HIT = int(Code.HIT)
 _CORRUPT = int(Code.CORRUPT)
+_REFUSED = int(Code.REFUSED)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 
-_SEGMENT_BYTES = (256 << 10, 4 << 20)
-# What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
-_CLEANER_SHARE = 0.10
-# After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
-# its limit would take one page of every few, and none of its clients could plan.
-_HYSTERESIS = 0.005
+_MIN_SEGMENT_BYTES, _MAX_SEGMENT_BYTES = 256 << 10, 4 << 20
 # The most that making an extent's leaf can take.
 _LEAF_BYTES = 4096 + 512
 # A pool that ends gives back so many pieces at once; the rest goes in steps.
 _PIECES_AT_ONCE = 8
+
+
+def segment_size(limit_bytes: int) -> int:
+    """How long segments are where memory is limited so."""
+    return min(max(limit_bytes // 64, _MIN_SEGMENT_BYTES), _MAX_SEGMENT_BYTES)
 
 
 class LogStore:
@@ -54,23 +52,29 @@ class LogStore:
         limit_bytes: the most bytes of segments and index.
         copies: where expanding a chunk for one page is counted.
         segment_bytes: how long a segment is; None = by the limit.
+        scratch: where persistent segments go when memory is full; None = nowhere. Its slots are as long as a segment.
     """
 
     name = "segments"
     durabilities = (Durability.MEMORY,)
 
-    def __init__(self, limit_bytes: int, copies: CopyCounter, *, segment_bytes: int | None = None) -> None:
-        low, high = _SEGMENT_BYTES
-        self._segment_bytes = segment_bytes or min(max(limit_bytes // 64, low), high)
-        self._limit_bytes = limit_bytes
-        self._live_limit = int(limit_bytes * (1 - _CLEANER_SHARE))
+    def __init__(
+        self,
+        limit_bytes: int,
+        copies: CopyCounter,
+        *,
+        segment_bytes: int | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self._segment_bytes = segment_bytes or segment_size(limit_bytes)
         self._pools: dict[int, LogPool] = {}
-        self._ending: list[LogPool] = []
         self._ledger = Ledger()
         self._numbers = itertools.count(1)
         self._codec = Codec(copies)
-        self._cleaner = Cleaner(self._pools.values(), self._ledger, Codec(CopyCounter()), self._segment_bytes)
-        self._full = False
+        self._cleaner = Cleaner(
+            self._pools.values(), self._ledger, Codec(CopyCounter()), self._segment_bytes, limit_bytes
+        )
+        self._room = Room(self._pools, self._ledger, self._cleaner, limit_bytes, scratch)
         self._retired = Counts()  # the counters of pools that are gone
 
     # ---- Pools ----
@@ -90,18 +94,10 @@ class LogStore:
         pages = counts.pages
         self._cleaner.forget(pool)
         pool.end()
-        self._ending.append(pool)
+        self._room.ending.append(pool)
         for _ in range(_PIECES_AT_ONCE):
-            self._end_some()
+            self._room.end_some()
         return pages
-
-    def _end_some(self) -> bool:
-        """Gives back a piece of a pool that has ended; False if there is none."""
-        if not self._ending:
-            return False
-        if not self._ending[0].shrink():
-            del self._ending[0]
-        return True
 
     def leave(self, key: int, user: int) -> int:
         pool = self._pools[key]
@@ -131,7 +127,9 @@ class LogStore:
                 number = pool.leaves.find(extent.object, extent.block)
                 removed = pool.unmap(number, extent.first, extent.pages) if number else 0
                 freed = live_before - self._ledger.live
-                reason = self._make_room(pool, extent, size, chunk_end - chunk, version.generation, freed)
+                reason = self._room.make(
+                    pool, self._size(pool, extent, size, chunk_end - chunk, version.generation), freed
+                )
                 if reason:
                     dropped += removed
                 else:
@@ -193,24 +191,31 @@ class LogStore:
                 if shared:
                     pool.note_use(segment, locator - segment.base, user, touched=True)
                 position = start + first
-                codes[position : position + count] = [_HIT] * count
-                hits += count
                 offset = first - record.first
                 room += count * PAGE_BYTES
                 chunk = chunks.get(locator)
-                whole = not alone or record.pages == 1 or record.encoding == _SAME_FILLED
-                if chunk is None and whole and record.length <= room:
-                    chunk = chunks[locator] = len(pages.chunks)
-                    data = segment.memory[record.data_at : record.end]
-                    pages.chunks.append(Chunk(record.encoding, record.pages, data))
-                    room -= record.length
+                if chunk is None:
+                    try:
+                        data = segment.data(locator - segment.base, record)
+                    except OSError:
+                        codes[position : position + count] = [_REFUSED] * count
+                        pages.refused.append((position, count, int(Reason.IO)))
+                        continue
+                    whole = not alone or record.pages == 1 or record.encoding == _SAME_FILLED
+                    if whole and record.length <= room:
+                        chunk = chunks[locator] = len(pages.chunks)
+                        pages.chunks.append(Chunk(record.encoding, record.pages, data))
+                        room -= record.length
+                codes[position : position + count] = [_HIT] * count
+                hits += count
                 if chunk is not None:
-                    record.add_crcs(segment.memory, offset, count, crcs)
+                    record.add_crcs(segment.heads, offset, count, crcs)
                     pages.runs.append(Run(position, count, chunk, offset, *record.version))
                 else:
                     pool.counts.expanded += count
                     room -= count * PAGE_BYTES
-                    self._expand(pages, codes, crcs, segment, record, position, offset, count)
+                    expected = record.crcs(segment.heads)[offset : offset + count]
+                    self._expand(pages, codes, crcs, record, data, position, offset, expected)
         if hits != asked or len(crcs) != asked:
             pages.codes = codes
         pages.crcs = crcs
@@ -221,16 +226,14 @@ class LogStore:
         pages: Pages,
         codes: list[int],
         crcs: "array[int]",
-        segment: Segment,
         record: Record,
+        data: memoryview,
         position: int,
         offset: int,
-        count: int,
+        expected: "array[int]",
     ) -> None:
         """Answers some pages of a chunk raw, because there is no room for the whole chunk."""
-        plain = memoryview(bytearray(count * PAGE_BYTES))
-        expected = record.crcs(segment.memory)[offset : offset + count]
-        data = segment.memory[record.data_at : record.end]
+        plain = memoryview(bytearray(len(expected) * PAGE_BYTES))
         bad = self._codec.decode(record.encoding, data, record.pages, offset, plain, expected)
         for page, crc in enumerate(expected):
             if page in bad:
@@ -267,7 +270,7 @@ class LogStore:
             bits = 0
             crcs = array("I")
             for first, count, _, segment, record in pool.runs(number, 0, BLOCK_PAGES):
-                record.add_crcs(segment.memory, first - record.first, count, crcs)
+                record.add_crcs(segment.heads, first - record.first, count, crcs)
                 bits |= (1 << count) - 1 << first
             yield BlockListing(obj, block, bits.to_bytes(BLOCK_PAGES // 8, "little"), crcs)
 
@@ -279,21 +282,30 @@ class LogStore:
             counts = pool.counts
             for name in Counts.__slots__:
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
+        total.spilled_bytes = self._ledger.spilled
         total.dead_bytes = self._ledger.dead  # of pools that are ending, too
         return total
 
     def step(self) -> bool:
-        return self._end_some() or self._cleaner.step()
+        return self._room.end_some() or self._cleaner.step()
 
     def close(self) -> None:
-        for pool in [*self._pools.values(), *self._ending]:
+        for pool in [*self._pools.values(), *self._room.ending]:
             self._cleaner.forget(pool)
             for segment in pool.segments:
                 segment.close()
         self._pools.clear()
-        self._ending.clear()
+        self._room.ending.clear()
 
-    # ---- Admission ----
+    # ---- Small parts ----
+
+    @staticmethod
+    def _size(pool: LogPool, extent: Extent, size: int, chunks: int, generation: int) -> int:
+        """Bytes that an extent will take, with its records' headers and its leaf at most."""
+        total = size + chunks * records.overhead(generation) + records.CRC_BYTES * extent.pages
+        if not pool.leaves.find(extent.object, extent.block):
+            total += _LEAF_BYTES if extent.pages > 1 else _LEAF_BYTES // 16
+        return total
 
     @staticmethod
     def _is_stale(pool: LogPool, version: Version, extent: Extent) -> bool:
@@ -301,92 +313,8 @@ class LogStore:
         _, found = pool.locators(extent)
         return any(_is_newer(pool.look(locator)[1].version, version) for locator in found)
 
-    def _make_room(self, pool: LogPool, extent: Extent, size: int, chunks: int, generation: int, freed: int) -> Reason:
-        """Why the extent can't be stored; UNSPECIFIED if it can, once others were evicted and memory was cleaned.
 
-        `size` encoded bytes in so many chunks are to go there, in the place of pages that took `freed` bytes.
-        """
-        new = size + chunks * records.overhead(generation) + records.CRC_BYTES * extent.pages
-        if not pool.leaves.find(extent.object, extent.block):
-            new += _LEAF_BYTES if extent.pages > 1 else _LEAF_BYTES // 16
-        quota = pool.policy.quota_bytes
-        if quota and pool.used_bytes + new > quota:
-            return Reason.QUOTA
-        ledger = self._ledger
-        while ledger.live + new > self._live_limit or self._must_wait(pool, new, freed):
-            if not self._evict_one():
-                self._full = True
-                return Reason.CAPACITY
-        while ledger.resident + new > self._limit_bytes:
-            if not (self._end_some() or self._cleaner.make_room() or self._evict_one()):
-                return Reason.CAPACITY
-        return Reason.UNSPECIFIED
-
-    def _must_wait(self, pool: LogPool, new: int, freed: int) -> bool:
-        """Whether the memory was full a moment ago, and too little has gone since."""
-        if not self._full:
-            return False
-        if self._ledger.live + new <= self._live_limit * (1 - _HYSTERESIS):
-            self._full = False
-            return False
-        return not pool.policy.ephemeral and new > freed
-
-    # ---- Eviction ----
-
-    def _evict_one(self) -> bool:
-        """Drops the oldest record of whoever must give; False if nobody has one."""
-        while True:
-            holdings = (
-                Holding(
-                    key,
-                    pool.policy.tenant,
-                    pool.policy.tenant_weight,
-                    pool.policy.weight,
-                    pool.used_bytes,
-                    _oldest(pool),
-                )
-                for key, pool in self._pools.items()
-                if pool.policy.ephemeral and pool.counts.pages
-            )
-            key = choose_victim(holdings)
-            if key is None:
-                return False
-            if self._evict_from(self._pools[key]):
-                return True
-
-    def _evict_from(self, pool: LogPool) -> bool:
-        """Passes the oldest record of a pool; answers whether it was dropped. One used since it was written becomes young instead."""
-        segment = pool.segments[0]
-        at = segment.passed
-        record = records.read(segment.memory, at)
-        locator = segment.base | at
-        segment.passed = record.end
-        live = pool.live_pages(record, locator)
-        dropped = False
-        if live and at in segment.touched:
-            segment.touched.discard(at)
-            target = pool.head(record.size)
-            pool.move(record, segment, at, target, live, age=self._ledger.tick)
-            self._ledger.tick += 1
-        elif live:
-            dropped = True
-            pool.counts.evicted += pool.unmap(
-                record.leaf, record.first, record.pages, lambda holder, offset, _: holder.base | offset != locator
-            )
-        if pool.holds(segment):
-            if segment.live == 0:
-                pool.give_back(segment)
-            elif segment.passed - segment.released >= MAX_RECORD_BYTES:
-                pool.release(segment, segment.passed)
-        return dropped
-
-
-def _oldest(pool: LogPool) -> int:
-    segment = pool.segments[0]
-    return segment.age(segment.passed)
-
-
-def _last_user(segment: Segment, at: int, record: Record) -> int:
+def _last_user(segment: AnySegment, at: int, record: Record) -> int:
     return segment.users.get(at, record.version.generation)
 
 

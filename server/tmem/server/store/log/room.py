@@ -1,0 +1,173 @@
+"""Who must give when memory is short.
+
+Owns: `Room`: whether new bytes find room, and what goes for them. Live bytes in memory (payload and index) stay below the limit less a
+tenth, which is the cleaner's. Above that ephemeral pages go, oldest first, of whoever is furthest over its share; where there are none,
+the oldest persistent segments go to the disk if there is one for that; and where that is full too, the put is refused CAPACITY, as
+are all that need more memory until so much is free again as the hysteresis says.
+"""
+
+from collections.abc import Mapping
+
+from tmem.server.store.shares import Holding, choose_victim
+from tmem.wire.results import Reason
+
+from .cleaner import Cleaner
+from .pool import Ledger, LogPool
+from .records import MAX_RECORD_BYTES
+from .segments import Segment
+from .spill import Scratch
+
+__all__ = ["Room"]
+
+# What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
+_CLEANER_SHARE = 0.10
+# After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
+# its limit would take one page of every few, and none of its clients could plan.
+_HYSTERESIS = 0.005
+# A segment is not worth spilling when so much of it is dead: cleaning it frees as much.
+_MAX_SPILLED_DEAD = 0.25
+
+
+class Room:
+    """The memory of a store.
+
+    Args:
+        pools: all of them, as they come and go.
+        ledger, cleaner: the store's.
+        limit_bytes: the most bytes of segments and index in memory.
+        scratch: room on a disk, or None.
+
+    Attributes:
+        ending: pools that are gone, and give their memory back piece by piece.
+    """
+
+    def __init__(
+        self,
+        pools: Mapping[int, LogPool],
+        ledger: Ledger,
+        cleaner: Cleaner,
+        limit_bytes: int,
+        scratch: Scratch | None,
+    ) -> None:
+        self._pools = pools
+        self._ledger = ledger
+        self._cleaner = cleaner
+        self._limit_bytes = limit_bytes
+        self._live_limit = int(limit_bytes * (1 - _CLEANER_SHARE))
+        self._scratch = scratch
+        self._full = False
+        self.ending: list[LogPool] = []
+
+    def make(self, pool: LogPool, new: int, freed: int) -> Reason:
+        """Makes room for `new` bytes of a pool, in the place of `freed` ones; answers why not, or UNSPECIFIED."""
+        quota = pool.policy.quota_bytes
+        if quota and pool.used_bytes + new > quota:
+            return Reason.QUOTA
+        ledger = self._ledger
+        while ledger.live + new > self._live_limit or self._must_wait(pool, new, freed):
+            if not (self.evict_one() or self._spill_one()):
+                self._full = True
+                return Reason.CAPACITY
+        while ledger.memory + new > self._limit_bytes:
+            if not (self.end_some() or self._cleaner.make_room() or self.evict_one() or self._spill_one()):
+                return Reason.CAPACITY
+        return Reason.UNSPECIFIED
+
+    def _must_wait(self, pool: LogPool, new: int, freed: int) -> bool:
+        """Whether the memory was full a moment ago, and too little has gone since."""
+        if not self._full:
+            return False
+        if self._ledger.live + new <= self._live_limit * (1 - _HYSTERESIS):
+            self._full = False
+            return False
+        return not pool.policy.ephemeral and new > freed
+
+    def end_some(self) -> bool:
+        """Gives back a piece of a pool that has ended; False if there is none."""
+        if not self.ending:
+            return False
+        if not self.ending[0].shrink():
+            del self.ending[0]
+        return True
+
+    # ---- Spilling ----
+
+    def _spill_one(self) -> bool:
+        """Moves the oldest segment of persistent pages to the disk; False if there is none, or no room."""
+        if self._scratch is None:
+            return False
+        oldest: tuple[LogPool, Segment] | None = None
+        for pool in self._pools.values():
+            if pool.policy.ephemeral:
+                continue
+            for segment in pool.segments[:-1]:
+                # Segments are numbered as they are made, and within a pool the first that is there is the oldest.
+                if isinstance(segment, Segment) and segment.dead <= _MAX_SPILLED_DEAD * segment.resident:
+                    if oldest is None or segment.number < oldest[1].number:
+                        oldest = pool, segment
+                    break
+        if oldest is None:
+            return False
+        pool, segment = oldest
+        try:
+            return pool.spill(segment, self._scratch)
+        except OSError:
+            return False
+
+    # ---- Eviction ----
+
+    def evict_one(self) -> bool:
+        """Drops the oldest record of whoever must give; False if nobody has one."""
+        while True:
+            holdings = (
+                Holding(
+                    key,
+                    pool.policy.tenant,
+                    pool.policy.tenant_weight,
+                    pool.policy.weight,
+                    pool.used_bytes,
+                    _oldest(pool),
+                )
+                for key, pool in self._pools.items()
+                if pool.policy.ephemeral and pool.counts.pages
+            )
+            key = choose_victim(holdings)
+            if key is None:
+                return False
+            if self._evict_from(self._pools[key]):
+                return True
+
+    def _evict_from(self, pool: LogPool) -> bool:
+        """Passes the oldest record of a pool; answers whether it was dropped.
+
+        One used since it was written becomes young instead.
+        """
+        segment = pool.segments[0]
+        assert isinstance(segment, Segment)  # evictable pages are never spilled
+        at = segment.passed
+        record = segment.read(at)
+        locator = segment.base | at
+        segment.passed = record.end
+        live = pool.live_pages(record, locator)
+        dropped = False
+        if live and at in segment.touched:
+            segment.touched.discard(at)
+            target = pool.head(record.size)
+            pool.move(record, segment, at, target, live, age=self._ledger.tick)
+            self._ledger.tick += 1
+        elif live:
+            dropped = True
+            pool.counts.evicted += pool.unmap(
+                record.leaf, record.first, record.pages, lambda holder, offset, _: holder.base | offset != locator
+            )
+        if pool.holds(segment):
+            if segment.live == 0:
+                pool.give_back(segment)
+            elif segment.passed - segment.released >= MAX_RECORD_BYTES:
+                pool.release(segment, segment.passed)
+        return dropped
+
+
+def _oldest(pool: LogPool) -> int:
+    segment = pool.segments[0]
+    return segment.age(segment.passed)

@@ -1,0 +1,128 @@
+"""Segments that went to the disk because memory was full: scratch, gone with the daemon.
+
+Owns: `SpilledSegment`: a segment whose data are in a file and whose records' headers stay in memory, so that only a get of its
+bytes waits for the disk; an overwrite or a flush does not. Where the bytes are is a `Scratch`'s business.
+"""
+
+from array import array
+from bisect import bisect_left
+from typing import Protocol
+
+from tmem.wire.results import Encoding
+
+from . import records
+from .records import Record
+from .segments import Segment
+
+__all__ = ["Scratch", "SpilledSegment"]
+
+_SAME_FILLED = int(Encoding.SAME_FILLED)
+
+
+class Scratch(Protocol):
+    """Room on a disk, in slots as long as a segment."""
+
+    def write(self, data: memoryview) -> int | None:
+        """Writes a segment; answers its slot, or None if there is no room. Raises OSError."""
+        ...
+
+    def read(self, slot: int, offset: int, size: int) -> bytes:
+        """Some bytes of a slot. Raises OSError."""
+        ...
+
+    def free(self, slot: int) -> None:
+        """The slot can be used again."""
+        ...
+
+
+class SpilledSegment:
+    """What a segment becomes; it has the same reading side.
+
+    Args:
+        segment: written to the slot already.
+        scratch, slot: where.
+        offsets: of its live records.
+
+    Attributes:
+        heads: the headers and checksums of its records; of same-filled ones the data too.
+        on_disk: bytes that memory no longer has to hold.
+        unreadable: the disk has failed once; it is not worth cleaning.
+    """
+
+    spilled = True
+    free = 0
+
+    __slots__ = (
+        "_ages",
+        "_offsets",
+        "_positions",
+        "_scratch",
+        "_slot",
+        "base",
+        "dead",
+        "heads",
+        "number",
+        "on_disk",
+        "passed",
+        "released",
+        "touched",
+        "unreadable",
+        "used",
+        "users",
+    )
+
+    def __init__(self, segment: Segment, scratch: Scratch, slot: int, offsets: list[int]) -> None:
+        self.number = segment.number
+        self.base = segment.base
+        self.used = segment.used
+        self.released = segment.released
+        self.dead = segment.dead
+        self.users = segment.users
+        self.touched = segment.touched
+        self.passed = 0
+        self.unreadable = False
+        self._scratch = scratch
+        self._slot = slot
+        self._offsets = array("I", offsets)
+        self._positions = array("I")
+        heads = bytearray()
+        for at in offsets:
+            record = segment.read(at)
+            self._positions.append(len(heads))
+            end = record.end if record.encoding == _SAME_FILLED else record.data_at
+            heads += segment.memory[at:end]
+        self.heads = memoryview(bytes(heads))
+        self.on_disk = max(0, segment.resident - len(self.heads))
+
+    @property
+    def resident(self) -> int:
+        """Bytes that it takes, here and there."""
+        return self.used - self.released
+
+    @property
+    def live(self) -> int:
+        """Bytes that belong to live pages, with their records' headers."""
+        return self.used - self.released - self.dead
+
+    def next(self, at: int) -> int:
+        """The first record that is not before `at`; `used` if there is none."""
+        number = bisect_left(self._offsets, at)
+        return self._offsets[number] if number < len(self._offsets) else self.used
+
+    def read(self, at: int) -> Record:
+        """The record at an offset."""
+        return records.read(self.heads, self._positions[bisect_left(self._offsets, at)])
+
+    def data(self, at: int, record: Record) -> memoryview:
+        """The data of a record. Raises OSError."""
+        if record.encoding == _SAME_FILLED:
+            return self.heads[record.data_at : record.end]
+        return memoryview(self._scratch.read(self._slot, at + record.overhead, record.length))
+
+    def age(self, offset: int) -> int:  # noqa: ARG002  a segment in memory needs it
+        """Ages matter where pages are evicted, and those are never spilled."""
+        return 0
+
+    def close(self) -> None:
+        """Gives it back."""
+        self._scratch.free(self._slot)
