@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Stored
+from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Stored
 from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
@@ -264,6 +264,13 @@ class PlainStore:
             records = [leaf.slots[page] for page in pages]
             crcs = array("I", [record.crcs[page - record.first] for page, record in zip(pages, records, strict=True)])
             yield BlockListing(leaf.object, leaf.block, bits.to_bytes(BLOCK_PAGES // 8, "little"), crcs)
+
+    def find(self, key: int, obj: int, index: int) -> Place | None:
+        leaf = self._pools[key].leaf(Extent(obj, index, 1))
+        record = None if leaf is None else leaf.slots.get(index % BLOCK_PAGES)
+        if record is None:
+            return None
+        return Place("memory", record.encoding, record.pages, len(record.data), record.version)
 
     def counts(self, key: int | None = None) -> Counts:
         if key is not None:

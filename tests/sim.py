@@ -25,6 +25,7 @@ from tmem.server.rpc.pools import _describe
 from tmem.server.rpc.service import Service
 from tmem.server.rpc.sessions import SessionTable
 from tmem.server.store.engine import Engine
+from tmem.server.store.history import History
 from tmem.server.store.interface import Store
 from tmem.server.store.lifecycle import Graces, Lifecycle
 from tmem.server.store.log import LogStore
@@ -56,7 +57,7 @@ class PureServer:
         self.service = Service(
             settings=self.settings,
             tenants=Tenants(),
-            engine=Engine(self.store),
+            engine=Engine(self.store, History(lambda: 0.0)),
             lifecycle=lifecycle,
             sessions=SessionTable(lifecycle, timeout_seconds=self.settings.session_timeout_seconds),
             metrics=Metrics("sim"),

@@ -15,7 +15,7 @@ from .demo import demo
 from .doctor import doctor
 from .options import fail
 from .ping import ping
-from .pools import destroy, pools, stat
+from .pools import destroy, explain, pools, stat
 
 __all__ = ["main"]
 
@@ -52,5 +52,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, destroy, demo, bench, doctor):
+for command in (ping, pools, stat, explain, destroy, demo, bench, doctor):
     main.add_command(command)

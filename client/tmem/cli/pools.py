@@ -1,15 +1,16 @@
-"""`tmem pools`, `tmem stat`, `tmem destroy`: the pools of a tenant."""
+"""`tmem pools`, `tmem stat`, `tmem explain`, `tmem destroy`: the pools of a tenant."""
 
 import dataclasses
 
 import click
 
 from tmem.client import Client, PoolInfo
+from tmem.wire.limits import MAX_INDEX
 
 from .options import Server, fail, server_options
 from .output import console, format_bytes, print_json, print_table
 
-__all__ = ["destroy", "pools", "stat"]
+__all__ = ["destroy", "explain", "pools", "stat"]
 
 
 @click.command()
@@ -111,6 +112,38 @@ def stat(server: Server, name: str | None) -> None:
             for pool, counts in stats.items()
         ],
     )
+
+
+@click.command()
+@click.argument("name")
+@click.argument("object_id", metavar="OBJECT")
+@click.argument("index", type=click.IntRange(0, MAX_INDEX))
+@server_options
+def explain(server: Server, name: str, object_id: str, index: int) -> None:
+    """Say where page INDEX of OBJECT in pool NAME is, or what became of it.
+
+    OBJECT is a number, decimal or with 0x.
+    """
+    try:
+        obj = int(object_id, 0)
+    except ValueError as error:
+        raise click.BadParameter(f"{object_id!r} is no number", param_hint="OBJECT") from error
+    with server.connect() as client:
+        found = client.explain_page(_find(client, name).pool_id, obj, index)
+    if server.json:
+        print_json(dataclasses.asdict(found))
+        return
+    if found.held:
+        console.print(
+            f"held in {found.tier}: {found.encoding}, in a chunk of {found.chunk_pages} pages and "
+            f"{found.encoded_bytes:,} bytes, version {found.generation}/{found.sequence}"
+        )
+    else:
+        console.print("not held")
+    for event in found.events:
+        console.print(f"{event.age_seconds:,.1f} s ago: {event.fate}{f' {event.reason}' if event.reason else ''}")
+    if not found.held and not found.events:
+        console.print("nothing is remembered of it: it was never put, was flushed, or that was too long ago")
 
 
 @click.command()

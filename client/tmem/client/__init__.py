@@ -13,7 +13,7 @@ servers for tests.
 
 from tmem.wire.results import Code, Reason
 
-from ._core.calls import PoolInfo, PoolStat
+from ._core.calls import PageEvent, PageExplanation, PoolInfo, PoolStat
 from ._core.counters import ClientCounters
 from ._core.options import Options
 from ._core.results import FlushResult, GetResult, PutResult
@@ -27,6 +27,8 @@ __all__ = [
     "FlushResult",
     "GetResult",
     "Options",
+    "PageEvent",
+    "PageExplanation",
     "Pool",
     "PoolInfo",
     "PoolStat",

@@ -45,6 +45,28 @@ POOL_FLAG_ENCRYPTED: PoolFlag.ValueType  # 4
 """The client encrypts; the server can't expand a chunk. Requires chunk_pages = 1."""
 Global___PoolFlag: _TypeAlias = PoolFlag  # noqa: Y015
 
+class _PageFate:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PageFateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PageFate.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAGE_FATE_UNSPECIFIED: _PageFate.ValueType  # 0
+    PAGE_FATE_REFUSED: _PageFate.ValueType  # 1
+    """A put was refused; what was there before is gone, or kept, as the reason says."""
+    PAGE_FATE_EVICTED: _PageFate.ValueType  # 2
+    """Evicted, because memory was needed and its pool was furthest over its share."""
+
+class PageFate(_PageFate, metaclass=_PageFateEnumTypeWrapper):
+    """Why a page is not there that somebody put once."""
+
+PAGE_FATE_UNSPECIFIED: PageFate.ValueType  # 0
+PAGE_FATE_REFUSED: PageFate.ValueType  # 1
+"""A put was refused; what was there before is gone, or kept, as the reason says."""
+PAGE_FATE_EVICTED: PageFate.ValueType  # 2
+"""Evicted, because memory was needed and its pool was furthest over its share."""
+Global___PageFate: _TypeAlias = PageFate  # noqa: Y015
+
 @_typing.final
 class Pool(_message.Message):
     """A pool as its tenant sees it."""
@@ -837,3 +859,107 @@ class PoolStat(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolStat: _TypeAlias = PoolStat  # noqa: Y015
+
+@_typing.final
+class ExplainPageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """0 .. 2^32-1."""
+    @_builtins.property
+    def pool(self) -> _common_pb2.PoolRef: ...
+    @_builtins.property
+    def object(self) -> _common_pb2.ObjectId: ...
+    def __init__(
+        self,
+        *,
+        pool: _common_pb2.PoolRef | None = ...,
+        object: _common_pb2.ObjectId | None = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["object", b"object", "pool", b"pool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "object", b"object", "pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPageRequest: _TypeAlias = ExplainPageRequest  # noqa: Y015
+
+@_typing.final
+class ExplainPageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HELD_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    CHUNK_PAGES_FIELD_NUMBER: _builtins.int
+    ENCODED_BYTES_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    EVENTS_FIELD_NUMBER: _builtins.int
+    HISTORY_EVENTS_FIELD_NUMBER: _builtins.int
+    held: _builtins.bool
+    tier: _builtins.str
+    """Where a held page is: "memory" or "disk"."""
+    encoding: _common_pb2.Encoding.ValueType
+    chunk_pages: _builtins.int
+    """Pages of the chunk that it was stored in, and the chunk's encoded bytes."""
+    encoded_bytes: _builtins.int
+    generation: _builtins.int
+    """The page's version."""
+    sequence: _builtins.int
+    history_events: _builtins.int
+    """How many it remembers."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___PageEvent]:
+        """The newest first. The server remembers a bounded number of events of all pages; an old one may be forgotten."""
+
+    def __init__(
+        self,
+        *,
+        held: _builtins.bool = ...,
+        tier: _builtins.str = ...,
+        encoding: _common_pb2.Encoding.ValueType = ...,
+        chunk_pages: _builtins.int = ...,
+        encoded_bytes: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        events: _abc.Iterable[Global___PageEvent] | None = ...,
+        history_events: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_pages", b"chunk_pages", "encoded_bytes", b"encoded_bytes", "encoding", b"encoding", "events", b"events", "generation", b"generation", "held", b"held", "history_events", b"history_events", "sequence", b"sequence", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainPageResponse: _TypeAlias = ExplainPageResponse  # noqa: Y015
+
+@_typing.final
+class PageEvent(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    fate: Global___PageFate.ValueType
+    reason: _common_pb2.RefusalReason.ValueType
+    """Of a refusal."""
+    age_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        fate: Global___PageFate.ValueType = ...,
+        reason: _common_pb2.RefusalReason.ValueType = ...,
+        age_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "fate", b"fate", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PageEvent: _TypeAlias = PageEvent  # noqa: Y015

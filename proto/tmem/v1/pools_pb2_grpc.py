@@ -96,6 +96,11 @@ class PoolsServiceStub:
                 request_serializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.SerializeToString,
                 response_deserializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.FromString,
                 _registered_method=True)
+        self.ExplainPage = channel.unary_unary(
+                '/tmem.v1.PoolsService/ExplainPage',
+                request_serializer=tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.SerializeToString,
+                response_deserializer=tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.FromString,
+                _registered_method=True)
         self.StatPool = channel.unary_unary(
                 '/tmem.v1.PoolsService/StatPool',
                 request_serializer=tmem_dot_v1_dot_pools__pb2.StatPoolRequest.SerializeToString,
@@ -193,6 +198,13 @@ class PoolsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainPage(self, request, context):
+        """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StatPool(self, request, context):
         """Counts of one pool. Without a token: of any pool of the caller's own tenant.
         """
@@ -262,6 +274,11 @@ def add_PoolsServiceServicer_to_server(servicer, server):
                     servicer.DestroyPool,
                     request_deserializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.FromString,
                     response_serializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.SerializeToString,
+            ),
+            'ExplainPage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPage,
+                    request_deserializer=tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.FromString,
+                    response_serializer=tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.SerializeToString,
             ),
             'StatPool': grpc.unary_unary_rpc_method_handler(
                     servicer.StatPool,
@@ -595,6 +612,33 @@ class PoolsService:
             '/tmem.v1.PoolsService/DestroyPool',
             tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.SerializeToString,
             tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tmem.v1.PoolsService/ExplainPage',
+            tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.SerializeToString,
+            tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.FromString,
             options,
             channel_credentials,
             insecure,

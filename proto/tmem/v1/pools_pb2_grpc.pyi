@@ -61,6 +61,8 @@ class PoolsServiceStub:
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
     """
+    ExplainPage: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]
+    """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
     StatPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]
     """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
@@ -97,6 +99,8 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
     """
+    ExplainPage: _aio.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]  # type: ignore[assignment]
+    """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
     StatPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]  # type: ignore[assignment]
     """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
@@ -202,6 +206,14 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
         person reclaims what a dead client left.
         """
+
+    @_abc_1.abstractmethod
+    def ExplainPage(
+        self,
+        request: _pools_pb2.ExplainPageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pools_pb2.ExplainPageResponse, _abc.Awaitable[_pools_pb2.ExplainPageResponse]]:
+        """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
 
     @_abc_1.abstractmethod
     def StatPool(

@@ -35,6 +35,7 @@ from .rpc.pools import PoolsHandlers
 from .rpc.service import Service
 from .rpc.sessions import SessionTable
 from .store.engine import Engine
+from .store.history import Fate, History
 from .store.interface import Store
 from .store.layers.limited import LimitedLayer
 from .store.layers.metered import MeteredLayer
@@ -77,6 +78,7 @@ class Daemon:
         self._metrics_server: MetricsServer | None = None
         self._upkeep: asyncio.Task[None] | None = None
         self._journal: Journal | None = None
+        self._history = History(time.monotonic)
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -124,7 +126,7 @@ class Daemon:
         self._service = Service(
             settings=settings,
             tenants=self._tenants,
-            engine=Engine(store),
+            engine=Engine(store, self._history),
             lifecycle=lifecycle,
             sessions=sessions,
             metrics=self._metrics,
@@ -171,7 +173,12 @@ class Daemon:
     def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
         """What holds the pages, and the same within its layers."""
         limit = self._settings.memory_limit
-        plain = LogStore(limit, copies, scratch=self._make_scratch(segment_size(limit)))
+        plain = LogStore(
+            limit,
+            copies,
+            scratch=self._make_scratch(segment_size(limit)),
+            on_evicted=lambda key, extent: self._history.note(key, extent, Fate.EVICTED),
+        )
         store: Store = plain
         if self._settings.journal is not None:
             self._journal = Journal(

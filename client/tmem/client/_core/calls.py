@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from tmem.v1 import capabilities_pb2, pools_pb2
-from tmem.v1.common_pb2 import PoolRef
+from tmem.v1.common_pb2 import ObjectId, PoolRef
 from tmem.wire.columns import ColumnError, expand
 from tmem.wire.errors import (
     DeadlineExceeded,
@@ -25,10 +25,10 @@ from tmem.wire.errors import (
     Unavailable,
     refusal,
 )
-from tmem.wire.handles import join_object
+from tmem.wire.handles import check_extent, join_object, split_object
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES, PROTOCOL_VERSION
 from tmem.wire.metadata import AUTHORIZATION, BEARER
-from tmem.wire.results import Durability, PoolFlag, PoolKind, Reason, enum_field
+from tmem.wire.results import Durability, Encoding, PoolFlag, PoolKind, Reason, enum_field
 
 from .options import Options
 from .pool import PoolCore
@@ -36,10 +36,13 @@ from .presence import PresenceMap
 
 __all__ = [
     "Call",
+    "PageEvent",
+    "PageExplanation",
     "PoolInfo",
     "PoolStat",
     "call_metadata",
     "create_pool",
+    "explain_page",
     "get_capabilities",
     "list_pages",
     "take_listing",
@@ -198,6 +201,79 @@ class PoolStat:
     def of(cls, stat: pools_pb2.PoolStat) -> "PoolStat":
         """From the contract's message."""
         return cls(**{name: getattr(stat, name) for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True)
+class PageEvent:
+    """Something that became of a page.
+
+    Attributes:
+        fate: "refused" or "evicted". reason: of a refusal, else "".
+        age_seconds: how long ago.
+    """
+
+    fate: str
+    reason: str
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PageExplanation:
+    """Where a page is, and what became of it lately.
+
+    Attributes:
+        held: the server has it.
+        tier: "memory" or "disk"; "" if it is not held, as the fields that follow are 0.
+        encoding: "lz4", "raw" or "same_filled".
+        chunk_pages, encoded_bytes: of the chunk that it was stored in.
+        generation, sequence: its version.
+        events: the newest first; the server remembers a bounded number for all pages together.
+    """
+
+    held: bool
+    tier: str
+    encoding: str
+    chunk_pages: int
+    encoded_bytes: int
+    generation: int
+    sequence: int
+    events: tuple[PageEvent, ...]
+
+    @classmethod
+    def of(cls, answer: pools_pb2.ExplainPageResponse) -> "PageExplanation":
+        """From the contract's message."""
+        fates = pools_pb2.PageFate
+        events = tuple(
+            PageEvent(
+                fates.Name(event.fate).removeprefix("PAGE_FATE_").lower(),
+                Reason(event.reason).name if event.reason else "",
+                event.age_ms / 1000,
+            )
+            for event in answer.events
+        )
+        encoding = Encoding(answer.encoding).name.lower() if answer.held else ""
+        return cls(
+            answer.held,
+            answer.tier,
+            encoding,
+            answer.chunk_pages,
+            answer.encoded_bytes,
+            answer.generation,
+            answer.sequence,
+            events,
+        )
+
+
+def explain_page(pool: PoolRef, obj: int, index: int) -> Call[pools_pb2.ExplainPageResponse]:
+    """The call that asks where a page is.
+
+    Raises:
+        InvalidHandle: object or index out of range.
+    """
+    check_extent(obj, index, 1)
+    low, mid, high = split_object(obj)
+    request = pools_pb2.ExplainPageRequest(pool=pool, object=ObjectId(low=low, mid=mid, high=high), index=index)
+    return Call("PoolsService/ExplainPage", request, pools_pb2.ExplainPageResponse)
 
 
 def create_pool(

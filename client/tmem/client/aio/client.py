@@ -8,10 +8,12 @@ from google.protobuf.message import Message
 
 from tmem.client._core.calls import (
     Call,
+    PageExplanation,
     PoolInfo,
     PoolStat,
     call_metadata,
     create_pool,
+    explain_page,
     get_capabilities,
     list_pages,
     recreation,
@@ -195,6 +197,10 @@ class Client:
             Call("PoolsService/ListPools", pools_pb2.ListPoolsRequest(), pools_pb2.ListPoolsResponse)
         )
         return [PoolInfo.of(pool) for pool in listed.pools]
+
+    async def explain_page(self, pool_id: int, obj: int, index: int) -> PageExplanation:
+        """Where a page of one of the tenant's own pools is; see Pool.explain."""
+        return PageExplanation.of(await self.call(explain_page(PoolRef(pool_id=pool_id), obj, index)))
 
     async def stat_pool(self, pool_id: int) -> PoolStat:
         """Counts of a pool of this tenant, whoever works on it."""

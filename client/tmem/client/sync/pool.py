@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from tmem.client._core.calls import Call, PoolInfo, PoolStat, ref
+from tmem.client._core.calls import Call, PageExplanation, PoolInfo, PoolStat, explain_page, ref
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.face import PoolFace, acknowledgement, buffer_extent
 from tmem.client._core.options import Options
@@ -197,6 +197,10 @@ class Pool(PoolFace):
         """Counts of the pool, from the server."""
         request = pb.StatPoolRequest(pool=ref(self._core))
         return PoolStat.of((self._caller.call(Call("PoolsService/StatPool", request, pb.StatPoolResponse))).stat)
+
+    def explain(self, obj: int, index: int) -> PageExplanation:
+        """Where a page is, and what became of it lately: refused or evicted, when, and why."""
+        return PageExplanation.of(self._caller.call(explain_page(ref(self._core), obj, index)))
 
     def info(self) -> PoolInfo:
         """The pool as the server describes it."""

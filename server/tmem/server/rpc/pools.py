@@ -18,7 +18,7 @@ from tmem.v1 import pools_pb2 as pb
 from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.columns import collapse
 from tmem.wire.errors import Forbidden
-from tmem.wire.handles import split_object
+from tmem.wire.handles import check_extent, join_object, split_object
 from tmem.wire.limits import PAGE_BYTES
 from tmem.wire.results import enum_field
 
@@ -59,6 +59,7 @@ class PoolsHandlers:
             "ThawPool": self.thaw,
             "ResizePool": self.resize,
             "DestroyPool": self.destroy,
+            "ExplainPage": self.explain,
             "StatPool": self.stat,
         }
         methods: dict[str, Any] = {
@@ -142,15 +143,40 @@ class PoolsHandlers:
         # At least one message, so that the caller learns the epoch.
         yield _listing(pool, batch, with_crcs=request.with_crc32c)
 
+    def _look(self, tenant: Tenant, ref: PoolRef) -> Pool:
+        """A pool that the caller may look at: by its token, or as one of its tenant's own."""
+        table = self._lifecycle.table
+        if ref.token:
+            return table.find(tenant.name, ref.pool_id, ref.token)[0]
+        return table.owned(tenant.name, ref.pool_id)
+
+    def explain(self, tenant: Tenant, data: bytes) -> bytes:
+        """ExplainPageRequest to ExplainPageResponse."""
+        request = parse(data, pb.ExplainPageRequest())
+        pool = self._look(tenant, request.pool)
+        obj = join_object(request.object.low, request.object.mid, request.object.high)
+        check_extent(obj, request.index, 1)
+        engine = self._service.engine
+        response = pb.ExplainPageResponse(history_events=engine.history.capacity)
+        place = engine.store.find(pool.key, obj, request.index)
+        if place is not None:
+            response.held = True
+            response.tier = place.tier
+            response.encoding = enum_field(place.encoding)
+            response.chunk_pages = place.chunk_pages
+            response.encoded_bytes = place.encoded_bytes
+            response.generation, response.sequence = place.version
+        for event, seconds in engine.history.of_page(pool.key, obj, request.index):
+            response.events.add(
+                fate=enum_field(event.fate), reason=enum_field(event.reason), age_ms=max(0, int(seconds * 1000))
+            )
+        return response.SerializeToString()
+
     def stat(self, tenant: Tenant, data: bytes) -> bytes:
         """StatPoolRequest to StatPoolResponse."""
         request = parse(data, pb.StatPoolRequest())
-        table = self._lifecycle.table
         ref = request.pool
-        if ref.token:
-            pool, _ = table.find(tenant.name, ref.pool_id, ref.token)
-        else:
-            pool = table.owned(tenant.name, ref.pool_id)
+        pool = self._look(tenant, ref)
         counts = self._service.engine.store.counts(pool.key)
         counters = pool.counters
         return pb.StatPoolResponse(

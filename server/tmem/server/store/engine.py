@@ -26,6 +26,7 @@ from tmem.wire.requests import Batch, Echo, Flush, FlushObject, Get, Header, Put
 from tmem.wire.results import Code, Encoding, PoolKind, Reason
 
 from .counters import PoolCounters
+from .history import Fate, History
 from .interface import Flushed, Store, Stored
 from .pending import Pending, then
 from .pools import Member, Pool
@@ -52,14 +53,16 @@ class Engine:
 
     Args:
         store: what holds the pages.
+        history: where refusals are remembered.
 
     Attributes:
         draining: puts are refused from now on.
         unbound: what was asked of pools that the caller has no right to.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, history: History) -> None:
         self.store = store
+        self.history = history
         self.draining = False
         self.unbound = PoolCounters()
 
@@ -114,8 +117,7 @@ class Engine:
             pages > limit and encoding != _SAME_FILLED for pages, encoding in zip(put.pages, put.encodings, strict=True)
         )
 
-    @staticmethod
-    def _answer_put(pool: Pool, put: Put, stored: Stored) -> Answer:
+    def _answer_put(self, pool: Pool, put: Put, stored: Stored) -> Answer:
         counters = pool.counters
         reasons = stored.reasons
         counters.puts_replaced += stored.replaced
@@ -125,6 +127,7 @@ class Engine:
             counters.puts += pages
             if reasons is not None and reasons[number]:
                 counters.puts_refused[reasons[number]] += pages
+                self.history.note(pool.key, extent, Fate.REFUSED, reasons[number])
                 continue
             counters.puts_stored += pages
             if pages == 1:

@@ -20,7 +20,7 @@ from tmem.wire.results import Durability, PoolKind, Reason
 
 from .pending import Pending
 
-__all__ = ["BlockListing", "Counts", "Flushed", "PoolPolicy", "Store", "Stored"]
+__all__ = ["BlockListing", "Counts", "Flushed", "Place", "PoolPolicy", "Store", "Stored"]
 
 
 @dataclass(slots=True)
@@ -74,6 +74,22 @@ class Flushed(NamedTuple):
 
     found: list[int]
     reasons: list[int] | None = None
+
+
+class Place(NamedTuple):
+    """Where a page is.
+
+    Attributes:
+        tier: "memory" or "disk".
+        chunk_pages: pages of the chunk that it was stored in.
+        encoded_bytes: of that chunk.
+    """
+
+    tier: str
+    encoding: int
+    chunk_pages: int
+    encoded_bytes: int
+    version: Version
 
 
 class BlockListing(NamedTuple):
@@ -191,6 +207,10 @@ class Store(Protocol):
 
     def blocks(self, key: int) -> Iterable[BlockListing]:
         """Every block that holds a page, each once; safe against changes while it runs."""
+        ...
+
+    def find(self, key: int, obj: int, index: int) -> Place | None:
+        """Where a page is; None if it is not held."""
         ...
 
     def counts(self, key: int | None = None) -> Counts:

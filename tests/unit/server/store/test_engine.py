@@ -7,6 +7,7 @@ from tests.plain import PlainStore
 from tests.stores import make_put
 
 from tmem.server.store.engine import Binding, Engine
+from tmem.server.store.history import History
 from tmem.server.store.layers.delayed import DelayedLayer
 from tmem.server.store.pending import Pending
 from tmem.server.store.pools import PoolRequest, PoolTable
@@ -24,7 +25,7 @@ class World:
         self.table = PoolTable(random_bytes=bytes, durabilities=self.store.durabilities, max_pools=9)
         self.pool, self.member, _ = self.table.create("t", PoolRequest("a", int(kind), **request), epoch=100)
         self.store.add_pool(self.pool.policy)
-        self.engine = Engine(self.store)
+        self.engine = Engine(self.store, History(lambda: 0.0))
         self.binding = Binding(self.pool, self.member)
         self.sequence = 0
 

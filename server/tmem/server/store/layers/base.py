@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Store, Stored
+from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending
 from tmem.wire.answers import Pages
 from tmem.wire.handles import Extent, Version
@@ -62,6 +62,9 @@ class Layer:
 
     def blocks(self, key: int) -> Iterable[BlockListing]:
         return self.below.blocks(key)
+
+    def find(self, key: int, obj: int, index: int) -> Place | None:
+        return self.below.find(key, obj, index)
 
     def counts(self, key: int | None = None) -> Counts:
         return self.below.counts(key)

@@ -6,9 +6,11 @@ the oldest persistent segments go to the disk if there is one for that; and wher
 are all that need more memory until so much is free again as the hysteresis says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tmem.server.store.shares import Holding, choose_victim
+from tmem.wire.handles import Extent
+from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Reason
 
 from .cleaner import Cleaner
@@ -36,6 +38,7 @@ class Room:
         ledger, cleaner: the store's.
         limit_bytes: the most bytes of segments and index in memory.
         scratch: room on a disk, or None.
+        on_evicted: told the pool and pages of whatever is evicted.
 
     Attributes:
         ending: pools that are gone, and give their memory back piece by piece.
@@ -48,6 +51,7 @@ class Room:
         cleaner: Cleaner,
         limit_bytes: int,
         scratch: Scratch | None,
+        on_evicted: Callable[[int, Extent], object],
     ) -> None:
         self._pools = pools
         self._ledger = ledger
@@ -55,6 +59,7 @@ class Room:
         self._limit_bytes = limit_bytes
         self._live_limit = int(limit_bytes * (1 - _CLEANER_SHARE))
         self._scratch = scratch
+        self._on_evicted = on_evicted
         self._full = False
         self.ending: list[LogPool] = []
 
@@ -157,6 +162,10 @@ class Room:
             self._ledger.tick += 1
         elif live:
             dropped = True
+            obj, block = pool.leaves.name(record.leaf)
+            for first, count, held, _, _ in pool.runs(record.leaf, record.first, record.pages):
+                if held == locator:
+                    self._on_evicted(pool.policy.key, Extent(obj, block * BLOCK_PAGES + first, count))
             pool.counts.evicted += pool.unmap(
                 record.leaf, record.first, record.pages, lambda holder, offset, _: holder.base | offset != locator
             )

@@ -5,9 +5,9 @@ Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. Th
 
 import itertools
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from tmem.server.store.interface import BlockListing, Counts, Flushed, PoolPolicy, Stored
+from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Stored
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
@@ -53,6 +53,7 @@ class LogStore:
         copies: where expanding a chunk for one page is counted.
         segment_bytes: how long a segment is; None = by the limit.
         scratch: where persistent segments go when memory is full; None = nowhere. Its slots are as long as a segment.
+        on_evicted: told the pool and pages of whatever is evicted.
     """
 
     name = "segments"
@@ -65,6 +66,7 @@ class LogStore:
         *,
         segment_bytes: int | None = None,
         scratch: Scratch | None = None,
+        on_evicted: Callable[[int, Extent], object] = lambda _key, _extent: None,
     ) -> None:
         self._segment_bytes = segment_bytes or segment_size(limit_bytes)
         self._pools: dict[int, LogPool] = {}
@@ -74,7 +76,7 @@ class LogStore:
         self._cleaner = Cleaner(
             self._pools.values(), self._ledger, Codec(CopyCounter()), self._segment_bytes, limit_bytes
         )
-        self._room = Room(self._pools, self._ledger, self._cleaner, limit_bytes, scratch)
+        self._room = Room(self._pools, self._ledger, self._cleaner, limit_bytes, scratch, on_evicted)
         self._retired = Counts()  # the counters of pools that are gone
 
     # ---- Pools ----
@@ -273,6 +275,14 @@ class LogStore:
                 record.add_crcs(segment.heads, first - record.first, count, crcs)
                 bits |= (1 << count) - 1 << first
             yield BlockListing(obj, block, bits.to_bytes(BLOCK_PAGES // 8, "little"), crcs)
+
+    def find(self, key: int, obj: int, index: int) -> Place | None:
+        pool = self._pools[key]
+        number = pool.leaves.find(obj, index // BLOCK_PAGES)
+        for _, _, _, segment, record in pool.runs(number, index % BLOCK_PAGES, 1) if number else ():
+            tier = "disk" if segment.spilled else "memory"
+            return Place(tier, record.encoding, record.pages, record.length, record.version)
+        return None
 
     def counts(self, key: int | None = None) -> Counts:
         if key is not None:
