@@ -21,6 +21,7 @@ REPLACEMENTS = (
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),
     (r"\ban `with", "a `with"),
+    (r"\bAsyncIterator\b", "Iterator"),
     (r"\bfor asyncio\b", "blocking"),
     (r"\bfrom one task\b", "from one thread"),
 )

@@ -16,6 +16,7 @@ from .doctor import doctor
 from .options import fail
 from .ping import ping
 from .pools import destroy, explain, pools, stat
+from .snapshot import snapshot
 
 __all__ = ["main"]
 
@@ -52,5 +53,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, destroy, demo, bench, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, doctor):
     main.add_command(command)

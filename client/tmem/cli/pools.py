@@ -10,7 +10,7 @@ from tmem.wire.limits import MAX_INDEX
 from .options import Server, fail, server_options
 from .output import console, format_bytes, print_json, print_table
 
-__all__ = ["destroy", "explain", "pools", "stat"]
+__all__ = ["destroy", "explain", "find_pool", "pools", "stat"]
 
 
 @click.command()
@@ -48,7 +48,8 @@ def _state(pool: PoolInfo) -> str:
     return ", ".join(states) or "in use"
 
 
-def _find(client: Client, name: str) -> PoolInfo:
+def find_pool(client: Client, name: str) -> PoolInfo:
+    """The tenant's pool of this name; ends the command if there is none."""
     pool = next((pool for pool in client.pools() if pool.name == name), None)
     if pool is None:
         fail(f"there is no pool {name!r} at {client.target}", 3)
@@ -62,7 +63,7 @@ def stat(server: Server, name: str | None) -> None:
     """Show what the server is and holds; with NAME, one pool in full."""
     with server.connect() as client:
         capabilities = client.capabilities
-        chosen = [_find(client, name)] if name else client.pools()
+        chosen = [find_pool(client, name)] if name else client.pools()
         stats = {pool.name: client.stat_pool(pool.pool_id) for pool in chosen}
     if server.json:
         report = {pool: dataclasses.asdict(counts) for pool, counts in stats.items()}
@@ -129,7 +130,7 @@ def explain(server: Server, name: str, object_id: str, index: int) -> None:
     except ValueError as error:
         raise click.BadParameter(f"{object_id!r} is no number", param_hint="OBJECT") from error
     with server.connect() as client:
-        found = client.explain_page(_find(client, name).pool_id, obj, index)
+        found = client.explain_page(find_pool(client, name).pool_id, obj, index)
     if server.json:
         print_json(dataclasses.asdict(found))
         return
@@ -153,7 +154,7 @@ def explain(server: Server, name: str, object_id: str, index: int) -> None:
 def destroy(server: Server, name: str, yes: bool) -> None:
     """End the parked pool NAME, whose client is gone, and everything in it."""
     with server.connect() as client:
-        pool = _find(client, name)
+        pool = find_pool(client, name)
         pages = client.stat_pool(pool.pool_id).pages
         if not yes:
             click.confirm(f"Destroy pool {name!r} with {pages:,} pages for ever?", abort=True, err=True)

@@ -963,3 +963,50 @@ class PageEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PageEvent: _TypeAlias = PageEvent  # noqa: Y015
+
+@_typing.final
+class ExportPoolRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pool(self) -> _common_pb2.PoolRef: ...
+    def __init__(
+        self,
+        *,
+        pool: _common_pb2.PoolRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportPoolRequest: _TypeAlias = ExportPoolRequest  # noqa: Y015
+
+@_typing.final
+class ExportPoolResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGES_SENT_FIELD_NUMBER: _builtins.int
+    PAGES_TOTAL_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    pages_sent: _builtins.int
+    """Pages that are in `entries`; what has been sent so far and how much there is, for a progress bar."""
+    pages_total: _builtins.int
+    entries: _builtins.bytes
+    """Whole entries."""
+    def __init__(
+        self,
+        *,
+        pages_sent: _builtins.int = ...,
+        pages_total: _builtins.int = ...,
+        entries: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "pages_sent", b"pages_sent", "pages_total", b"pages_total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportPoolResponse: _TypeAlias = ExportPoolResponse  # noqa: Y015

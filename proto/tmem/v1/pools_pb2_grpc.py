@@ -96,6 +96,11 @@ class PoolsServiceStub:
                 request_serializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.SerializeToString,
                 response_deserializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.FromString,
                 _registered_method=True)
+        self.ExportPool = channel.unary_stream(
+                '/tmem.v1.PoolsService/ExportPool',
+                request_serializer=tmem_dot_v1_dot_pools__pb2.ExportPoolRequest.SerializeToString,
+                response_deserializer=tmem_dot_v1_dot_pools__pb2.ExportPoolResponse.FromString,
+                _registered_method=True)
         self.ExplainPage = channel.unary_unary(
                 '/tmem.v1.PoolsService/ExplainPage',
                 request_serializer=tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.SerializeToString,
@@ -198,6 +203,14 @@ class PoolsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportPool(self, request, context):
+        """Everything that a persistent pool holds, as the entries of a journal file: each block as it is when its turn comes. Freeze
+        the pool for one point in time. Without a token: of any pool of the caller's own tenant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainPage(self, request, context):
         """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant.
         """
@@ -274,6 +287,11 @@ def add_PoolsServiceServicer_to_server(servicer, server):
                     servicer.DestroyPool,
                     request_deserializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.FromString,
                     response_serializer=tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.SerializeToString,
+            ),
+            'ExportPool': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportPool,
+                    request_deserializer=tmem_dot_v1_dot_pools__pb2.ExportPoolRequest.FromString,
+                    response_serializer=tmem_dot_v1_dot_pools__pb2.ExportPoolResponse.SerializeToString,
             ),
             'ExplainPage': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainPage,
@@ -612,6 +630,33 @@ class PoolsService:
             '/tmem.v1.PoolsService/DestroyPool',
             tmem_dot_v1_dot_pools__pb2.DestroyPoolRequest.SerializeToString,
             tmem_dot_v1_dot_pools__pb2.DestroyPoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportPool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tmem.v1.PoolsService/ExportPool',
+            tmem_dot_v1_dot_pools__pb2.ExportPoolRequest.SerializeToString,
+            tmem_dot_v1_dot_pools__pb2.ExportPoolResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,10 @@ class PoolsServiceStub:
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
     """
+    ExportPool: _grpc.UnaryStreamMultiCallable[_pools_pb2.ExportPoolRequest, _pools_pb2.ExportPoolResponse]
+    """Everything that a persistent pool holds, as the entries of a journal file: each block as it is when its turn comes. Freeze
+    the pool for one point in time. Without a token: of any pool of the caller's own tenant.
+    """
     ExplainPage: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]
     """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
     StatPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]
@@ -98,6 +102,10 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     DestroyPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]  # type: ignore[assignment]
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
+    """
+    ExportPool: _aio.UnaryStreamMultiCallable[_pools_pb2.ExportPoolRequest, _pools_pb2.ExportPoolResponse]  # type: ignore[assignment]
+    """Everything that a persistent pool holds, as the entries of a journal file: each block as it is when its turn comes. Freeze
+    the pool for one point in time. Without a token: of any pool of the caller's own tenant.
     """
     ExplainPage: _aio.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]  # type: ignore[assignment]
     """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
@@ -205,6 +213,16 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_pools_pb2.DestroyPoolResponse, _abc.Awaitable[_pools_pb2.DestroyPoolResponse]]:
         """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
         person reclaims what a dead client left.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportPool(
+        self,
+        request: _pools_pb2.ExportPoolRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_pools_pb2.ExportPoolResponse], _abc.AsyncIterator[_pools_pb2.ExportPoolResponse]]:
+        """Everything that a persistent pool holds, as the entries of a journal file: each block as it is when its turn comes. Freeze
+        the pool for one point in time. Without a token: of any pool of the caller's own tenant.
         """
 
     @_abc_1.abstractmethod

@@ -43,6 +43,7 @@ __all__ = [
     "call_metadata",
     "create_pool",
     "explain_page",
+    "export_pool",
     "get_capabilities",
     "list_pages",
     "take_listing",
@@ -372,6 +373,12 @@ def list_pages(pool: PoolCore) -> Call[pools_pb2.ListPagesResponse]:
         pools_pb2.ListPagesRequest(pool=ref(pool), with_crc32c=True),
         pools_pb2.ListPagesResponse,
     )
+
+
+def export_pool(pool_id: int) -> Call[pools_pb2.ExportPoolResponse]:
+    """The call that answers all that a pool of this tenant holds."""
+    request = pools_pb2.ExportPoolRequest(pool=PoolRef(pool_id=pool_id))
+    return Call("PoolsService/ExportPool", request, pools_pb2.ExportPoolResponse)
 
 
 def take_listing(presence: PresenceMap, listing: pools_pb2.ListPagesResponse) -> None:

@@ -1,5 +1,6 @@
 """A client, for asyncio."""
 
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,6 +15,7 @@ from tmem.client._core.calls import (
     call_metadata,
     create_pool,
     explain_page,
+    export_pool,
     get_capabilities,
     list_pages,
     recreation,
@@ -171,18 +173,29 @@ class Client:
         core = PoolCore(opened.pool, token, opened.generation, recreation(opened.pool, token))
         assert core.presence is not None
         core.presence.absent_is_lost = opened.pool.incomplete if epoch is None else epoch != opened.pool.epoch
-        listing = list_pages(core)
-        method: Any = self._stream.channel.unary_stream(
-            listing.path, request_serializer=None, response_deserializer=None
-        )
-        try:
-            async for data in method(
-                listing.request.SerializeToString(), timeout=self.options.call_timeout, metadata=self._metadata
-            ):
-                take_listing(core.presence, listing.parse(data))
-        except grpc.RpcError as error:
-            raise translate(error, listing.method, self.target) from error  # type: ignore[arg-type]
+        async for listing in self._call_streaming(list_pages(core), self.options.call_timeout):
+            take_listing(core.presence, listing)
         return self._adopt(core)
+
+    async def _call_streaming(self, call: Call[R], timeout: float | None) -> AsyncIterator[R]:
+        """Carries out a call that answers many messages."""
+        method: Any = self._stream.channel.unary_stream(call.path, request_serializer=None, response_deserializer=None)
+        try:
+            async for data in method(call.request.SerializeToString(), timeout=timeout, metadata=self._metadata):
+                yield call.parse(data)
+        except grpc.RpcError as error:
+            raise translate(error, call.method, self.target) from error  # type: ignore[arg-type]
+
+    async def export_pool(self, pool_id: int) -> AsyncIterator[tuple[bytes, int, int]]:
+        """All that a persistent pool of this tenant holds, as entries of a journal file; `tmem snapshot` writes them.
+
+        Each block is as it is when its turn comes: freeze the pool for one point in time.
+
+        Yields:
+            Whole entries, how many pages were in those so far, how many there are.
+        """
+        async for part in self._call_streaming(export_pool(pool_id), None):
+            yield part.entries, part.pages_sent, part.pages_total
 
     async def join_pool(self, uuid: bytes) -> Pool:
         """Enters a shared pool; raises NoSuchPool without the right to."""

@@ -12,15 +12,20 @@ import grpc
 import structlog
 
 from tmem.server.store.interface import BlockListing
+from tmem.server.store.journal.blocks import block_entries
+from tmem.server.store.journal.entries import Kind, encode_entry
+from tmem.server.store.journal.recovery import describe_pool
 from tmem.server.store.pools import Member, Pool
 from tmem.server.tenants import Tenant
 from tmem.v1 import pools_pb2 as pb
 from tmem.v1.common_pb2 import PoolRef
+from tmem.wire.codec import Codec
 from tmem.wire.columns import collapse
-from tmem.wire.errors import Forbidden
+from tmem.wire.errors import Forbidden, InvalidRequest, NoSuchPool, StoreFailed
 from tmem.wire.handles import check_extent, join_object, split_object
 from tmem.wire.limits import PAGE_BYTES
-from tmem.wire.results import enum_field
+from tmem.wire.results import PoolKind, enum_field
+from tmem.wire.splice import join
 
 from .pages import parse
 from .poolcalls import pool_request
@@ -65,6 +70,7 @@ class PoolsHandlers:
         methods: dict[str, Any] = {
             name: unary(self._service, f"PoolsService/{name}", function) for name, function in functions.items()
         }
+        methods["ExportPool"] = streaming(self._service, "PoolsService/ExportPool", self.export)
         methods["ListPages"] = streaming(self._service, "PoolsService/ListPages", self.list_pages)
         return grpc.method_handlers_generic_handler("tmem.v1.PoolsService", methods)
 
@@ -142,6 +148,33 @@ class PoolsHandlers:
                     return
         # At least one message, so that the caller learns the epoch.
         yield _listing(pool, batch, with_crcs=request.with_crc32c)
+
+    async def export(self, tenant: Tenant, data: bytes) -> AsyncIterator[bytes]:
+        """ExportPoolRequest to ExportPoolResponses."""
+        request = parse(data, pb.ExportPoolRequest())
+        pool = self._look(tenant, request.pool)
+        if pool.kind != PoolKind.PERSISTENT:
+            raise InvalidRequest(
+                f"pool {pool.name!r} is {pool.kind.name.lower()}: only persistent pages are worth a file"
+            )
+        store = self._service.engine.store
+        codec = Codec(self._service.copies)
+        sent = 0
+        described = b"".join(bytes(piece) for piece in encode_entry(Kind.POOL, describe_pool(pool, with_token=False)))
+        yield pb.ExportPoolResponse(pages_total=store.counts(pool.key).pages, entries=described).SerializeToString()
+        for listing in store.blocks(pool.key):
+            try:
+                entries = block_entries(store, pool.key, listing.object, listing.block, codec)
+            except OSError as error:
+                raise StoreFailed(str(error)) from error
+            sent += len(listing.crcs)
+            pieces = [piece for entry in entries for piece in entry]
+            answer = pb.ExportPoolResponse(pages_sent=sent, pages_total=store.counts(pool.key).pages)
+            yield join(answer.SerializeToString(), pieces, sum(map(len, pieces)))
+            if pool.gone:
+                raise NoSuchPool(f"pool {pool.name!r} was destroyed meanwhile")
+        end = b"".join(bytes(piece) for piece in encode_entry(Kind.END, b""))
+        yield pb.ExportPoolResponse(pages_sent=sent, pages_total=sent, entries=end).SerializeToString()
 
     def _look(self, tenant: Tenant, ref: PoolRef) -> Pool:
         """A pool that the caller may look at: by its token, or as one of its tenant's own."""

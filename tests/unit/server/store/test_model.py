@@ -1,5 +1,6 @@
 """Every store beside a dict: whatever is done to both, the store holds what the dict does, and may miss only what it says it evicted."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.interface import Store
 from tmem.server.store.log import LogStore
 from tmem.wire.copies import CopyCounter
-from tmem.wire.handles import Version
+from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Code, PoolKind, Reason
 
@@ -42,6 +43,7 @@ class StoreMachine(RuleBasedStateMachine):
     """Three pools, one of each kind, in one store of 1 MiB."""
 
     make_store: Any
+    evicted: set[tuple[int, int, int]] | None = None
     most_bytes = LIMIT
 
     def __init__(self) -> None:
@@ -70,6 +72,8 @@ class StoreMachine(RuleBasedStateMachine):
             held = held_pages(self.store, user.key)
             gone = [handle for handle in model if handle not in held]
             assert len(gone) <= self.store.counts(user.key).evicted
+            if self.evicted is not None:
+                assert all((user.key, *handle) in self.evicted for handle in gone)  # each by name
             for handle in gone:
                 del model[handle]
 
@@ -213,19 +217,28 @@ def held_pages(store: Store, key: int) -> set[Handle]:
     return found
 
 
-MAKERS = {
-    "plain": lambda: PlainStore(LIMIT, CopyCounter()),
-    # Segments of few records, so that cleaning and eviction have much to do.
-    "log": lambda: LogStore(LIMIT, CopyCounter(), segment_bytes=SEGMENT),
-}
-
-
-@pytest.mark.parametrize("name", [*MAKERS, "spilling"])
+@pytest.mark.parametrize("name", ["plain", "log", "spilling"])
 def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
     scratch = ScratchFile(tmp_path, SEGMENT, 2 * LIMIT)
-    # So little memory that most of it is on the disk.
-    makers = MAKERS | {"spilling": lambda: LogStore(LIMIT // 2, CopyCounter(), segment_bytes=SEGMENT, scratch=scratch)}
-    attributes = {"make_store": staticmethod(makers[name]), "most_bytes": 3 * LIMIT if name == "spilling" else LIMIT}
+    evicted: set[tuple[int, int, int]] = set()
+
+    def note(key: int, pages: Extent) -> None:
+        evicted.update((key, pages.object, index) for index in range(pages.index, pages.index + pages.pages))
+
+    makers: dict[str, Callable[[], Store]] = {
+        "plain": lambda: PlainStore(LIMIT, CopyCounter()),
+        # Segments of few records, so that cleaning and eviction have much to do.
+        "log": lambda: LogStore(LIMIT, CopyCounter(), segment_bytes=SEGMENT, on_evicted=note),
+        # So little memory that most of it is on the disk.
+        "spilling": lambda: LogStore(
+            LIMIT // 2, CopyCounter(), segment_bytes=SEGMENT, scratch=scratch, on_evicted=note
+        ),
+    }
+    attributes = {
+        "make_store": staticmethod(makers[name]),
+        "most_bytes": 3 * LIMIT if name == "spilling" else LIMIT,
+        "evicted": None if name == "plain" else evicted,
+    }
     machine: Any = type("Machine", (StoreMachine,), attributes)
     machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     case = machine.TestCase()

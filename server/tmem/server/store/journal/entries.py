@@ -1,7 +1,10 @@
 """The form of journal files: a header, and entries one behind the other. Pure.
 
     file    magic 8 B, format version u32, number u64, boot id 16 B, flags u32, CRC32C of these u32
-    entry   length of payload u32, CRC32C of kind and payload u32, kind u8, payload
+    entry   length of payload u32, CRC32C of payload u32, kind u8, CRC32C of these u32, payload
+    range   magic 8 B, format version u32, first and last number u64, CRC32C of these u32: which files must be there
+
+A head has a checksum of its own, because a length that went bad would look like an entry that is not all there.
 
 Batches are written as the contract's own messages (ExchangeRequest), with the pool's key in the place of its number: one form on the
 wire and on the disk. What a pool is goes in as JSON.
@@ -29,17 +32,22 @@ __all__ = [
     "Torn",
     "encode_entry",
     "encode_header",
+    "encode_range",
     "read_entries",
     "read_header",
+    "read_range",
 ]
 
 FORMAT_VERSION = 1
 
 _MAGIC = b"TMEMJRNL"
 _HEADER = Struct("<8sIQ16sI")
+_RANGE_MAGIC = b"TMEMJRNG"
+_RANGE = Struct("<8sIQQ")
 _CRC = Struct("<I")
-_ENTRY = Struct("<IIB")
+_HEAD = Struct("<IIB")
 HEADER_BYTES = _HEADER.size + _CRC.size
+_HEAD_BYTES = _HEAD.size + _CRC.size
 _MAX_PAYLOAD_BYTES = 2 * MAX_MESSAGE_BYTES
 
 _SYNCED = 1
@@ -57,6 +65,7 @@ class Kind(IntEnum):
     DROP = 3  # the pool is gone
     MARK = 4  # nothing: whoever wrote it waits until it is written
     END = 5  # the daemon ended in order: everything before is on the disk
+    START = 6  # a daemon has read everything before, it is on the disk, and what was missing is said by the pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +119,32 @@ def read_header(data: BytesLike, name: str) -> FileHeader:
     return FileHeader(number, boot_id, bool(flags & _SYNCED))
 
 
+def encode_range(first: int, last: int) -> bytes:
+    """Which files must be there: from number `first` to `last`; later ones may be."""
+    data = _RANGE.pack(_RANGE_MAGIC, FORMAT_VERSION, first, last)
+    return data + _CRC.pack(crc32c(data))
+
+
+def read_range(data: BytesLike, name: str) -> tuple[int, int]:
+    """The first and the last file that must be there.
+
+    Raises:
+        JournalError: that is not what the data say, or they are of another version.
+    """
+    if len(data) != _RANGE.size + _CRC.size or bytes(data[: len(_RANGE_MAGIC)]) != _RANGE_MAGIC:
+        raise JournalError(f"{name}: not a file of tmemd's journal")
+    _, version, first, last = _RANGE.unpack_from(data)
+    if version != FORMAT_VERSION:
+        raise JournalError(f"{name}: journal format {version}; this tmemd reads {FORMAT_VERSION}")
+    if _CRC.unpack_from(data, _RANGE.size)[0] != crc32c(data[: _RANGE.size]):
+        raise JournalError(f"{name}: the file fails its checksum")
+    return first, last
+
+
 def encode_entry(kind: Kind, payload: BytesLike) -> list[BytesLike]:
     """An entry, in pieces."""
-    kind_byte = bytes([kind])
-    return [_ENTRY.pack(len(payload), crc32c(payload, crc32c(kind_byte)), kind), payload]
+    head = _HEAD.pack(len(payload), crc32c(payload), kind)
+    return [head + _CRC.pack(crc32c(head)), payload]
 
 
 def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[Kind, memoryview] | Torn]:
@@ -124,23 +155,29 @@ def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[K
     """
     at, end = HEADER_BYTES, len(data)
     while at < end:
-        length = -1
-        if end - at >= _ENTRY.size:
-            length, crc, kind = _ENTRY.unpack_from(data, at)
-        begin = at + _ENTRY.size
-        if length < 0 or (length <= _MAX_PAYLOAD_BYTES and begin + length > end) or not any(data[at : at + 4096]):
-            # Cut short, or a file that grew before its bytes reached the disk.
-            if last and (length <= 0 or begin + length > end) and not (length == 0 and any(data[at:])):
-                yield Torn(at, end - at)
-                return
-            raise JournalError(f"{name}: the entry at byte {at} is cut short, and it is not the journal's last")
-        if length > _MAX_PAYLOAD_BYTES:
-            raise JournalError(f"{name}: the entry at byte {at} claims {length} bytes")
+        begin = at + _HEAD_BYTES
+        whole = begin <= end
+        if whole:
+            length, crc, kind = _HEAD.unpack_from(data, at)
+            if _CRC.unpack_from(data, at + _HEAD.size)[0] != crc32c(data[at : at + _HEAD.size]):
+                if any(data[at:]):
+                    raise JournalError(f"{name}: the entry at byte {at} fails its checksum")
+                whole = False  # a file that grew before its bytes reached the disk
+            elif length > _MAX_PAYLOAD_BYTES:
+                raise JournalError(f"{name}: the entry at byte {at} claims {length} bytes")
+            else:
+                whole = begin + length <= end
+        if not whole:
+            if not last:
+                raise JournalError(f"{name}: the entry at byte {at} is cut short, and it is not the journal's last")
+            yield Torn(at, end - at)
+            return
         payload = data[begin : begin + length]
-        if crc != crc32c(payload, crc32c(bytes([kind]))):
+        if crc != crc32c(payload):
             raise JournalError(f"{name}: the entry at byte {at} fails its checksum")
         try:
-            yield Kind(kind), payload
+            known = Kind(kind)
         except ValueError:
             raise JournalError(f"{name}: the entry at byte {at} is of the unknown kind {kind}") from None
+        yield known, payload
         at = begin + length

@@ -2,74 +2,56 @@
 
 Owns: what becomes an entry, and what follows when one can't be written. What a batch does, it does at once and in order, as the Store
 interface demands; the answer waits for the entry. A put that can't be written is undone: its pages go, the removal is written in
-the room that is kept for that, and the answer is IO; where even that fails it is UNSETTLED.
-
-The journal is one log of operations. When it is much longer than what it says, the store's pages are written into it again, block by
-block, between other operations; then every file from before that pass can go, with all the removals in them.
+the room that is kept for that, and the answer is IO; where even that fails it is UNSETTLED. From then on the journal may say of the
+pool's pages more than the store holds, so every removal is written, also of what is not there, until the journal has been written anew.
 
 Must not know: files, threads. A `Sink` takes entries and says when they are written.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from itertools import groupby
 
 from tmem.server.store.interface import Flushed, PoolPolicy, Store, Stored
 from tmem.server.store.layers.base import Layer
 from tmem.server.store.pending import Pending
-from tmem.wire.answers import Pages
-from tmem.wire.codec import Codec, EncodedChunks
-from tmem.wire.copies import CopyCounter
+from tmem.wire.codec import EncodedChunks
 from tmem.wire.handles import Extent, Version
-from tmem.wire.limits import BLOCK_PAGES, MAX_ANSWER_BYTES, PAGE_BYTES
 from tmem.wire.requests import Header, Put, encode_flush, encode_flush_object, encode_put
-from tmem.wire.results import Durability, Encoding, Reason
-from tmem.wire.splice import BytesLike
+from tmem.wire.results import Durability, Reason
 
 from .entries import Kind, encode_entry
+from .rewriter import Rewriter
+from .sink import Done, Sink
 
-__all__ = ["JournalLayer", "Sink"]
-
-Done = Callable[[OSError | None], None]
-
-# The journal is written anew when it is so much longer than what the pools hold.
-_REWRITE_FACTOR = 2.0
-_REWRITE_BYTES = 64 << 20
-# A block is written anew only when so much is not waiting to be written already.
-_REWRITE_QUEUE_BYTES = 8 << 20
+__all__ = ["JournalLayer"]
 
 
-class Sink(Protocol):
-    """Where entries go."""
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A put whose entries are being written.
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        ...
+    Attributes:
+        waiting: how many are not written yet.
+        copies: how often pages had been written anew when it began.
+        undone: a replay of it could not be written, and took the pages along.
+        unsettled: a removal could not be written.
+    """
 
-    @property
-    def queued(self) -> int:
-        """Bytes that wait to be written."""
-        ...
+    stored: Stored
+    waiting: int
+    copies: int
+    undone: bool = False
+    unsettled: bool = False
+    later: Pending[Stored] = field(default_factory=Pending)
 
-    def append(self, entry: Sequence[BytesLike], done: Done, *, urgent: bool = False) -> None:
-        """Writes an entry behind all others; an urgent one may use the room that is kept for removals.
-
-        `done` is called later, on the store's thread, in the order of the calls.
-        """
-        ...
-
-    def append_now(self, entry: Sequence[BytesLike]) -> None:
-        """The same, and waits for it; raises OSError."""
-        ...
-
-    def begin_file(self) -> int:
-        """Begins a new file for what is appended from now on; answers its number. Raises OSError."""
-        ...
-
-    def drop_before(self, number: int) -> None:
-        """Deletes the files before the one of this number, once everything appended so far is written."""
-        ...
+    def land(self) -> None:
+        """One entry less to wait for."""
+        self.waiting -= 1
+        if not self.waiting:
+            self.later.settle(_unsettle(self.stored) if self.unsettled else self.stored)
 
 
 class JournalLayer(Layer):
@@ -84,11 +66,12 @@ class JournalLayer(Layer):
     def __init__(self, below: Store, sink: Sink, describe: Callable[[], Iterator[bytes]]) -> None:
         super().__init__(below)
         self._sink = sink
-        self._describe = describe
         self._policies: dict[int, PoolPolicy] = {}
-        self._codec = Codec(CopyCounter())
-        self._pass: Iterator[None] | None = None
-        self._pass_failed = False
+        self._rewriter = Rewriter(below, sink, describe, self._policies)
+        self._flights: dict[tuple[int, Version], list[_Flight]] = {}
+        self._removing: Counter[int] = Counter()
+        # Pools of which the journal may hold a page that is gone, and how often it had been written anew when that began.
+        self._owing: dict[int, int] = {}
 
     @property
     def durabilities(self) -> Sequence[Durability]:
@@ -103,9 +86,10 @@ class JournalLayer(Layer):
 
     def drop_pool(self, key: int) -> int:
         self._policies.pop(key, None)
+        self._owing.pop(key, None)
         return self.below.drop_pool(key)
 
-    # ---- Pages ----
+    # ---- Put ----
 
     def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
         result = self.below.put(key, version, put, user)
@@ -113,45 +97,75 @@ class JournalLayer(Layer):
             return result
         assert isinstance(result, Stored)
         kept = _kept_part(put, result.reasons)
-        gone = _removed_part(put, result.reasons) if result.dropped else []
+        gone = _removed_part(put, result.reasons) if result.dropped or self._owes(key) else []
         if kept is None and not gone:
             return result
-        later: Pending[Stored] = Pending()
-        stored = result
-
-        def removed(error: OSError | None) -> None:
-            later.settle(_unsettle(stored) if error else stored)
-
-        def written(error: OSError | None) -> None:
-            nonlocal stored
-            if error is not None and kept is not None:
-                if key in self._policies:
-                    self.below.flush(key, version, kept.extents, [version] * len(kept.extents))
-                reasons = stored.reasons or [0] * len(put.extents)
-                stored = Stored([reason or int(Reason.IO) for reason in reasons], 0, stored.dropped + stored.replaced)
-                self._append_flush(key, version, kept.extents, removed)
-            elif not gone:
-                removed(None)
-
-        header = Header(0, key, version.generation, version.sequence)
+        flight = _Flight(result, (kept is not None) + bool(gone), self._rewriter.copies)
         if kept is not None:
+            self._flights.setdefault((key, version), []).append(flight)
             chunks = EncodedChunks(
                 kept.sizes, kept.pages, kept.encodings, kept.crcs.tolist(), [kept.body], len(kept.body)
             )
+            header = Header(0, key, version.generation, version.sequence)
             entry = encode_entry(Kind.BATCH, encode_put(header, kept.extents, chunks))
-            self._sink.append(entry, written)
+            extents = kept.extents
+            self._sink.append(entry, lambda error: self._put_written(key, version, extents, flight, error))
         if gone:
-            self._append_flush(key, version, gone, removed)
-        return later
+            self._remove(key, version, gone, flight)
+        self._rewriter.pace(len(put.body))
+        return flight.later
+
+    def _put_written(
+        self, key: int, version: Version, extents: Sequence[Extent], flight: _Flight, error: OSError | None
+    ) -> None:
+        flights = self._flights[key, version]
+        flights.remove(flight)
+        if not flights:
+            del self._flights[key, version]
+        if error is not None or flight.undone:
+            for replay in flights:
+                replay.undone = True
+            self._undo(key, version, extents, flight)
+        flight.land()
+
+    def _undo(self, key: int, version: Version, extents: Sequence[Extent], flight: _Flight) -> None:
+        """Takes the pages of a put that could not be written away again, where no newer put has."""
+        stored = flight.stored
+        reasons = stored.reasons or [0] * len(extents)
+        flight.stored = Stored([reason or int(Reason.IO) for reason in reasons], 0, stored.dropped + stored.replaced)
+        if key not in self._policies:
+            return  # the pool is gone, and so are they
+        self.below.flush(key, version, extents, [version] * len(extents))
+        if flight.undone or stored.replaced or self._owes(key) or flight.copies != self._rewriter.copies:
+            # Else the journal says nothing of these pages, and there is nothing to remove.
+            absent = [part for extent in extents for part in self._absent(key, extent)]
+            if absent:
+                flight.waiting += 1
+                self._remove(key, version, absent, flight)
+
+    def _absent(self, key: int, extent: Extent) -> list[Extent]:
+        """The parts of an extent that hold nothing now; the rest holds newer pages, whose entries stand behind."""
+        there = [self.below.find(key, extent.object, extent.index + page) is None for page in range(extent.pages)]
+        return _parts(extent, there)
+
+    def _remove(self, key: int, version: Version, extents: Sequence[Extent], flight: _Flight) -> None:
+        def removed(error: OSError | None) -> None:
+            flight.unsettled = flight.unsettled or error is not None
+            flight.land()
+
+        header = Header(0, key, version.generation, version.sequence)
+        self._append_removal(key, encode_flush(header, extents), removed)
 
     def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored | Pending[Stored]:
         result = self.below.refuse(key, version, extents, reason)
         assert isinstance(result, Stored)
-        if key not in self._policies or not result.dropped:
+        if key not in self._policies or not (result.dropped or self._owes(key)):
             return result
-        later: Pending[Stored] = Pending()
-        self._append_flush(key, version, extents, lambda error: later.settle(_unsettle(result) if error else result))
-        return later
+        flight = _Flight(result, 1, 0)
+        self._remove(key, version, extents, flight)
+        return flight.later
+
+    # ---- Flush ----
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
@@ -169,7 +183,7 @@ class JournalLayer(Layer):
         self, key: int, result: Flushed | Pending[Flushed], message: Callable[[], bytes]
     ) -> Flushed | Pending[Flushed]:
         assert isinstance(result, Flushed)
-        if key not in self._policies or not any(result.found):
+        if key not in self._policies or not (any(result.found) or self._owes(key)):
             return result
         later: Pending[Flushed] = Pending()
 
@@ -178,96 +192,35 @@ class JournalLayer(Layer):
             reasons = [int(Reason.IO)] * len(result.found) if error else result.reasons
             later.settle(result._replace(reasons=reasons))
 
-        self._sink.append(encode_entry(Kind.BATCH, message()), written, urgent=True)
+        self._append_removal(key, message(), written)
         return later
 
-    def _append_flush(self, key: int, version: Version, extents: Sequence[Extent], done: Done) -> None:
-        message = encode_flush(Header(0, key, version.generation, version.sequence), extents)
-        self._sink.append(encode_entry(Kind.BATCH, message), done, urgent=True)
+    # ---- Removals ----
 
-    # ---- Writing it anew ----
+    def _append_removal(self, key: int, message: bytes, done: Done) -> None:
+        def written(error: OSError | None) -> None:
+            self._removing[key] -= 1
+            if not self._removing[key]:
+                del self._removing[key]
+            if error is not None and key in self._policies:
+                self._owing[key] = self._rewriter.begun
+            done(error)
+
+        self._removing[key] += 1
+        self._sink.append(encode_entry(Kind.BATCH, message), written, urgent=True)
+
+    def _owes(self, key: int) -> bool:
+        """Whether the journal may hold pages of the pool that the store does not."""
+        owed_since = self._owing.get(key)
+        if owed_since is not None and owed_since < self._rewriter.succeeded:
+            del self._owing[key]
+            owed_since = None
+        return owed_since is not None or key in self._removing
+
+    # ---- Background ----
 
     def step(self) -> bool:
-        return self._rewrite_some() or self.below.step()
-
-    def _rewrite_some(self) -> bool:
-        """Writes one more block anew, if the journal is long; answers whether there is more to do now."""
-        if self._pass is None:
-            live = sum(self.below.counts(key).payload_bytes for key in self._policies)
-            if self._sink.size <= _REWRITE_FACTOR * live + _REWRITE_BYTES:
-                return False
-            self._pass = self._rewrite()
-        if self._sink.queued > _REWRITE_QUEUE_BYTES:
-            return False
-        try:
-            next(self._pass)
-        except (StopIteration, OSError):
-            self._pass = None
-            return False
-        return True
-
-    def _rewrite(self) -> Iterator[None]:
-        """A pass: everything that the pools hold goes into a new file, and then the old ones go."""
-        first = self._sink.begin_file()
-        self._pass_failed = False
-        for description in self._describe():
-            self._sink.append(encode_entry(Kind.POOL, description), self._pass_wrote)
-        for key in list(self._policies):
-            if key not in self._policies:
-                continue
-            for listing in self.below.blocks(key):
-                if key not in self._policies or self._pass_failed:
-                    break
-                for entry in self._block(key, Extent(listing.object, listing.block * BLOCK_PAGES, BLOCK_PAGES)):
-                    self._sink.append(entry, self._pass_wrote)
-                yield
-        # The last of these says whether all of them were written.
-        self._sink.append(encode_entry(Kind.MARK, b""), lambda error: self._end_pass(first, error))
-
-    def _pass_wrote(self, error: OSError | None) -> None:
-        self._pass_failed = self._pass_failed or error is not None
-
-    def _end_pass(self, first: int, error: OSError | None) -> None:
-        if error is None and not self._pass_failed:
-            self._sink.drop_before(first)
-
-    def _block(self, key: int, extent: Extent) -> list[list[BytesLike]]:
-        """Entries that put the pages of a block as they are now."""
-        entries = []
-        for first in range(extent.index, extent.index + BLOCK_PAGES, BLOCK_PAGES // 2):
-            # Half a block at a time: its chunks always fit into an answer, so that they come as they are held.
-            asked = Extent(extent.object, first, BLOCK_PAGES // 2)
-            pages = self.below.get(key, [asked], MAX_ANSWER_BYTES, 0)
-            assert isinstance(pages, Pages)
-            by_version: dict[Version, tuple[list[Extent], EncodedChunks]] = {}
-            at = 0
-            for run in pages.runs:
-                crcs = list(pages.crcs[at : at + run.pages])
-                at += run.pages
-                chunk = pages.chunks[run.chunk]
-                extents, chunks = by_version.setdefault(Version(run.generation, run.sequence), ([], EncodedChunks()))
-                extents.append(Extent(extent.object, first + run.position, run.pages))
-                if run.pages == chunk.pages:
-                    chunks.add(chunk.encoding, chunk.pages, chunk.data)
-                    chunks.crcs.extend(crcs)
-                    continue
-                plain = memoryview(bytearray(run.pages * PAGE_BYTES))
-                if self._codec.expand(chunk.encoding, chunk.data, chunk.pages, run.offset, plain):
-                    own = EncodedChunks()
-                    self._codec.encode(plain, (first + run.position) % BLOCK_PAGES, chunk.pages, own)
-                    for size, count, encoding, piece in zip(
-                        own.sizes, own.pages, own.encodings, own.pieces, strict=True
-                    ):
-                        assert size == len(piece)
-                        chunks.add(encoding, count, bytes(piece))
-                else:
-                    # Its bytes went bad, and stay so: zeros whose checksums are not theirs.
-                    chunks.add(int(Encoding.RAW), run.pages, bytes(len(plain)))
-                chunks.crcs.extend(crcs)
-            for version, (extents, chunks) in by_version.items():
-                header = Header(0, key, version.generation, version.sequence)
-                entries.append(encode_entry(Kind.BATCH, encode_put(header, extents, chunks)))
-        return entries
+        return self._rewriter.step() or self.below.step()
 
 
 def _drops(reason: int) -> bool:
@@ -282,10 +235,34 @@ def _unsettle(stored: Stored) -> Stored:
 
 
 def _removed_part(put: Put, reasons: Sequence[int] | None) -> list[Extent]:
-    """The extents of a put that were refused, and hold nothing now."""
-    if reasons is None:
-        return []
-    return [extent for extent, reason in zip(put.extents, reasons, strict=True) if _drops(reason)]
+    """The extents of a put that were refused, but what later extents of it put there."""
+    gone: list[Extent] = []
+    for number, reason in enumerate(reasons or ()):
+        if _drops(reason):
+            extent = put.extents[number]
+            later = [
+                other
+                for other, kept in zip(put.extents[number + 1 :], (reasons or ())[number + 1 :], strict=True)
+                if not kept and other.object == extent.object
+            ]
+            there = [
+                not any(other.index <= page < other.index + other.pages for other in later)
+                for page in range(extent.index, extent.index + extent.pages)
+            ]
+            gone += _parts(extent, there)
+    return gone
+
+
+def _parts(extent: Extent, wanted: Sequence[bool]) -> list[Extent]:
+    """The runs of an extent's pages that are wanted."""
+    parts = []
+    begin = 0
+    for want, run in groupby(wanted):
+        count = len(list(run))
+        if want:
+            parts.append(Extent(extent.object, extent.index + begin, count))
+        begin += count
+    return parts
 
 
 def _kept_part(put: Put, reasons: Sequence[int] | None) -> Put | None:

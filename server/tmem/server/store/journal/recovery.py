@@ -21,16 +21,18 @@ from .entries import JournalError, Kind
 __all__ = ["Recovery", "describe_durable", "describe_pool", "drop_payload"]
 
 
-def describe_pool(pool: Pool) -> bytes:
-    """The payload of a POOL entry."""
+def describe_pool(pool: Pool, *, with_token: bool = True) -> bytes:
+    """The payload of a POOL entry; without the token for a file that goes elsewhere."""
     (member,) = pool.members.values()
     request = asdict(pool.request)
+    if not with_token:
+        request["token"] = b""
     policy = pool.policy
     state = {
         "key": pool.key,
         "pool_id": member.pool_id,
         "tenant": pool.owner,
-        "token": member.token.hex(),
+        "token": member.token.hex() if with_token else "",
         "generation": pool.generation,
         "epoch": pool.epoch,
         "incomplete": pool.incomplete,
