@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tmem.wire.limits import MAX_MESSAGE_BYTES
 
 from .addresses import HostPort, ListenAddress
+from .host.disk import check_faults
 from .sizes import SizeBytes, format_size
 from .store.layers.specs import check_layer
 
@@ -72,6 +73,11 @@ class Settings(BaseModel):
         default="never",
         description="always: force every write to the disk before it is acknowledged; never: a crash of the daemon "
         "loses nothing, one of the machine may",
+    )
+    disk_faults: Annotated[str, AfterValidator(check_faults)] = Field(
+        default="",
+        description="for tests: makes the disk of spill and journal fail, as in full_after=10MiB,short_write=0.1,"
+        "write_error=0.01,read_error=0.01,seconds=0.05",
     )
     loop: Literal["uvloop", "asyncio"] = Field(default="uvloop", description="event loop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")

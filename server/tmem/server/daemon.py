@@ -21,6 +21,8 @@ from tmem.wire.limits import server_options
 
 from .addresses import is_loopback
 from .config import ConfigError, Settings
+from .host.disk import disk_of
+from .host.journal import JournalFiles
 from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
@@ -79,6 +81,7 @@ class Daemon:
         self._upkeep: asyncio.Task[None] | None = None
         self._journal: Journal | None = None
         self._history = History(time.monotonic)
+        self._disk = disk_of(settings.disk_faults)
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -166,7 +169,7 @@ class Daemon:
         if directory is None:
             return None
         try:
-            return ScratchFile(directory, slot_bytes, self._settings.spill_limit)
+            return ScratchFile(directory, slot_bytes, self._settings.spill_limit, self._disk)
         except OSError as error:
             raise ConfigError(f"--spill {directory}: {error.strerror}") from error
 
@@ -182,9 +185,12 @@ class Daemon:
         store: Store = plain
         if self._settings.journal is not None:
             self._journal = Journal(
-                self._settings.journal,
-                synced=self._settings.journal_sync == "always",
-                post=loop.call_soon_threadsafe,
+                JournalFiles(
+                    self._settings.journal,
+                    synced=self._settings.journal_sync == "always",
+                    post=loop.call_soon_threadsafe,
+                    write=self._disk.writev,
+                )
             )
             store = self._journal.layer(store)
         store = LimitedLayer(store, self._quotas)

@@ -3,10 +3,9 @@
 Owns: `Journal`: what happens between the settings and the first answer when there is a journal, and at the end.
 """
 
-import contextlib
+import mmap
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Sequence
 
 import structlog
 
@@ -28,22 +27,20 @@ class Journal:
     """Keeps what pools of durability `disk` hold.
 
     Args:
-        directory, synced: as in the settings.
-        post: calls a function on the store's thread.
+        files: where it is; not started.
 
-    Raises:
-        JournalError: the directory can't be used.
+    Attributes:
+        files: as given.
     """
 
-    def __init__(self, directory: Path, *, synced: bool, post: Callable[[Callable[[], None]], object]) -> None:
-        self._files = JournalFiles(directory, synced=synced, post=post)
-        self._directory = directory
+    def __init__(self, files: JournalFiles) -> None:
+        self.files = files
         self._table: PoolTable | None = None
 
     def layer(self, below: Store) -> JournalLayer:
         """The layer that writes down what is done to `below`."""
         return JournalLayer(
-            below, self._files, lambda: iter(()) if self._table is None else describe_durable(self._table)
+            below, self.files, lambda: iter(()) if self._table is None else describe_durable(self._table)
         )
 
     def recover(self, below: Store, layers: Store, table: PoolTable, *, epoch: int, now: float) -> None:
@@ -60,37 +57,29 @@ class Journal:
             JournalError: a file can't be read, or says what can't be.
         """
         self._table = table
-        files = self._files.found()
+        files = self.files.found()
         recovery = Recovery(below, layers, table)
-        begun = said = time.monotonic()
-        total = self._files.size
-        read = 0
-        for file in files:
-            with contextlib.closing(self._files.view(file)) as mapped, memoryview(mapped) as data:
-                torn = None
-                for entry in read_entries(data, str(file.path), last=file is files[-1]):
-                    if isinstance(entry, Torn):
-                        torn = entry
-                        break
-                    kind, payload = entry
-                    recovery.replay(kind, payload, str(file.path))
-                    payload.release()
-                    if time.monotonic() - said > _PROGRESS_SECONDS:
-                        said = time.monotonic()
-                        log.info(
-                            "journal.reading",
-                            percent=round(100 * (read + recovery.done.payload_bytes) / total),
-                            pages=recovery.done.pages,
-                        )
-            if torn is not None:
-                self._cut(file, torn)
-        survived = not files or self._files.survived(files, ended=recovery.ended)
+        begun = time.monotonic()
+        settled = self._replay(files, recovery)
+        # Files from before the last start were read by it: whatever became of them then, the pools say.
+        survived = not files or self.files.survived(files[settled:], ended=recovery.ended)
         recovery.finish(survived=survived, epoch=epoch, now=now)
-        self._files.start()
+        self.files.start()
+        try:
+            if not survived:
+                log.warning(
+                    "journal.incomplete",
+                    hint="this machine went down while the journal was not forced to the disk: what is missing is LOST",
+                )
+                for pool in table:
+                    self.keep(pool)
+            self.files.append_now(encode_entry(Kind.START, b""))
+        except OSError as error:
+            raise JournalError(f"{self.files.directory}: {error.strerror}") from error
         if files:
             log.info(
                 "journal.recovered",
-                directory=str(self._directory),
+                directory=str(self.files.directory),
                 files=len(files),
                 entries=recovery.done.entries,
                 payload_bytes=recovery.done.payload_bytes,
@@ -98,18 +87,40 @@ class Journal:
                 pages=layers.counts().pages,
                 seconds=round(time.monotonic() - begun, 3),
             )
-        if not survived:
-            log.warning(
-                "journal.incomplete",
-                hint="this machine went down while the journal was not forced to the disk: what is missing is LOST",
-            )
-            for pool in table:
-                self.keep(pool)
+
+    def _replay(self, files: Sequence[StoredFile], recovery: Recovery) -> int:
+        """Does again what files say; answers which of them is the first one of the last run."""
+        said = time.monotonic()
+        total = self.files.size
+        settled = 0
+        for number, file in enumerate(files):
+            # Not closed by name: an entry of it may be part of the error that it causes.
+            with memoryview(self._view(file)) as data:
+                for entry in read_entries(data, str(file.path), last=file is files[-1]):
+                    if isinstance(entry, Torn):
+                        self._cut(file, entry)
+                        break
+                    kind, payload = entry
+                    if kind == Kind.START:
+                        settled = number
+                    recovery.replay(kind, payload, str(file.path))
+                    payload.release()
+                    if time.monotonic() - said > _PROGRESS_SECONDS:
+                        said = time.monotonic()
+                        percent = round(100 * recovery.done.payload_bytes / total)
+                        log.info("journal.reading", percent=percent, pages=recovery.done.pages)
+        return settled
+
+    def _view(self, file: StoredFile) -> mmap.mmap:
+        try:
+            return self.files.view(file)
+        except OSError as error:
+            raise JournalError(f"{file.path}: {error.strerror}") from error
 
     def _cut(self, file: StoredFile, torn: Torn) -> None:
         log.warning("journal.torn", file=str(file.path), cut_at=torn.offset, bytes=torn.lost)
         try:
-            self._files.cut(file, torn.offset)
+            self.files.cut(file, torn.offset)
         except OSError as error:
             raise JournalError(f"{file.path}: its torn end can't be cut off: {error.strerror}") from error
 
@@ -117,12 +128,12 @@ class Journal:
 
     def keep(self, pool: Pool) -> None:
         """Writes down what a pool is."""
-        self._files.append_now(encode_entry(Kind.POOL, describe_pool(pool)))
+        self.files.append_now(encode_entry(Kind.POOL, describe_pool(pool)))
 
     def drop(self, key: int) -> None:
         """Writes down that a pool is gone."""
-        self._files.append_now(encode_entry(Kind.DROP, drop_payload(key)))
+        self.files.append_now(encode_entry(Kind.DROP, drop_payload(key)))
 
     def close(self) -> None:
         """Writes what is queued, and ends in order."""
-        self._files.close()
+        self.files.close()

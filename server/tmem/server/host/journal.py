@@ -85,6 +85,7 @@ class JournalFiles:
         write: os.writev, or what a test has in its place.
 
     Attributes:
+        directory: as given.
         written, failed: entries, so far.
 
     Raises:
@@ -94,7 +95,7 @@ class JournalFiles:
     def __init__(
         self, directory: Path, *, synced: bool, post: Callable[[Callable[[], None]], object], write: Write = os.writev
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._synced = synced
         self._post = post
         self._write = write
@@ -133,7 +134,7 @@ class JournalFiles:
         """
         files: list[StoredFile] = []
         first, last = self._read_range()
-        for path in sorted(self._directory.glob("journal-*")):
+        for path in sorted(self.directory.glob("journal-*")):
             try:
                 with path.open("rb") as file:
                     header = read_header(file.read(HEADER_BYTES), str(path))
@@ -154,10 +155,10 @@ class JournalFiles:
     def _demand(self, number: int, expected: int) -> None:
         """Raises JournalError if files are missing before this one."""
         if number > expected:
-            raise JournalError(f"{self._directory / _name(expected)}: the file is missing")
+            raise JournalError(f"{self.directory / _name(expected)}: the file is missing")
 
     def _read_range(self) -> tuple[int, int]:
-        path = self._directory / "range"
+        path = self.directory / "range"
         try:
             return read_range(path.read_bytes(), str(path))
         except FileNotFoundError:
@@ -196,7 +197,7 @@ class JournalFiles:
     def room(self) -> int:
         """Bytes that the disk still has."""
         try:
-            disk = os.statvfs(self._directory)
+            disk = os.statvfs(self.directory)
         except OSError:
             return 0
         return disk.f_bavail * disk.f_frsize
@@ -207,7 +208,7 @@ class JournalFiles:
         try:
             for number in self._sizes:
                 # What a killed daemon wrote is with the kernel, not yet on the disk; and it must be there before what follows.
-                with (self._directory / _name(number)).open("rb") as file:
+                with (self.directory / _name(number)).open("rb") as file:
                     os.fdatasync(file.fileno())
             # On a full disk what is there is served, and removals are written; puts are refused until there is room.
             with _unless_full():
@@ -218,7 +219,7 @@ class JournalFiles:
                 self._give_reserve()
                 self._begin_file()
         except OSError as error:
-            raise JournalError(f"{self._directory}: {error.strerror}") from error
+            raise JournalError(f"{self.directory}: {error.strerror}") from error
         self._thread.start()
 
     def append(self, entry: Sequence[BytesLike], done: Done, *, urgent: bool = False) -> None:
@@ -300,23 +301,28 @@ class JournalFiles:
                     if self._closing:
                         return
                     self._wake.wait()
-                jobs, self._jobs = list(self._jobs), deque()
-            ends: list[tuple[_Job, OSError | None]] = []
-            group: list[_Job] = []
-            for job in jobs:
-                if job.pieces is not None:
-                    group.append(job)
-                    continue
-                ends += self._write_group(group)
-                group = []
-                ends.append((job, self._do(job)))
+            self._turn()
+
+    def _turn(self) -> None:
+        """Does what is queued."""
+        with self._wake:
+            jobs, self._jobs = list(self._jobs), deque()
+        ends: list[tuple[_Job, OSError | None]] = []
+        group: list[_Job] = []
+        for job in jobs:
+            if job.pieces is not None:
+                group.append(job)
+                continue
             ends += self._write_group(group)
-            with self._wake:
-                self._queued -= sum(job.size for job in jobs)
-            for job, error in ends:
-                if job.at_once:
-                    job.done(error)
-            self._post(partial(_tell, [(job, error) for job, error in ends if not job.at_once]))
+            group = []
+            ends.append((job, self._do(job)))
+        ends += self._write_group(group)
+        with self._wake:
+            self._queued -= sum(job.size for job in jobs)
+        for job, error in ends:
+            if job.at_once:
+                job.done(error)
+        self._post(partial(_tell, [(job, error) for job, error in ends if not job.at_once]))
 
     @staticmethod
     def _do(job: _Job) -> OSError | None:
@@ -397,12 +403,11 @@ class JournalFiles:
             self._tidy()
             os.fdatasync(self._file)  # only the last file may be torn, whatever happens to the machine
         number = self._number + 1
-        path, unnamed = self._directory / _name(number), self._directory / "next"
+        path, unnamed = self.directory / _name(number), self.directory / "next"
         header = encode_header(FileHeader(number, self._boot_id, self._synced))
         file = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            if os.write(file, header) != len(header):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write_whole(file, header)
             os.fsync(file)
             unnamed.rename(path)
             self._sync_directory()
@@ -423,7 +428,7 @@ class JournalFiles:
         # Some of them without the others would be half a history: so they go all at once, by this.
         self._write_range(number, self._number)
         for old in [old for old in self._sizes if old < number]:
-            (self._directory / _name(old)).unlink(missing_ok=True)
+            (self.directory / _name(old)).unlink(missing_ok=True)
             del self._sizes[old]
         self._sync_directory()
         if not self._reserved:
@@ -431,7 +436,7 @@ class JournalFiles:
 
     def _write_range(self, first: int, last: int) -> None:
         """Notes which files must be there; in place, so that it needs no room: so few bytes are written whole or not at all."""
-        file = os.open(self._directory / "range", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self.directory / "range", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.pwrite(file, encode_range(first, last), 0)
             os.fsync(file)
@@ -439,7 +444,7 @@ class JournalFiles:
             os.close(file)
 
     def _sync_directory(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
@@ -447,7 +452,7 @@ class JournalFiles:
 
     def _reserve(self) -> None:
         """Takes room on the disk for the removals of a bad day."""
-        file = os.open(self._directory / "reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self.directory / "reserve", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(file, 0, _RESERVE_BYTES)
         except OSError:
@@ -460,7 +465,7 @@ class JournalFiles:
     def _give_reserve(self) -> bool:
         """Gives the reserve up; False if it was given already."""
         self._reserved = False
-        path = self._directory / "reserve"
+        path = self.directory / "reserve"
         try:
             if not path.stat().st_size:
                 return False
@@ -468,6 +473,11 @@ class JournalFiles:
         except OSError:
             return False
         return True
+
+
+def _write_whole(file: int, data: bytes) -> None:
+    if os.write(file, data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @contextlib.contextmanager

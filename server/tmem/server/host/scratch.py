@@ -8,6 +8,8 @@ import heapq
 import os
 from pathlib import Path
 
+from .disk import Disk
+
 __all__ = ["ScratchFile"]
 
 
@@ -18,6 +20,7 @@ class ScratchFile:
         directory: on the disk that lends the room.
         slot_bytes: how long a slot is.
         limit_bytes: the most bytes of all slots.
+        disk: what reads and writes; None = the system's own calls.
 
     Attributes:
         used_bytes: of slots that are in use.
@@ -27,7 +30,8 @@ class ScratchFile:
         OSError: no file can be made there.
     """
 
-    def __init__(self, directory: Path, slot_bytes: int, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, slot_bytes: int, limit_bytes: int, disk: Disk | None = None) -> None:
+        self._disk = disk or Disk()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._file = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -57,7 +61,7 @@ class ScratchFile:
         at = slot * self._slot_bytes
         try:
             while data:
-                written = os.pwrite(self._file, data, at)
+                written = self._disk.pwrite(self._file, data, at)
                 data = data[written:]
                 at += written
         except OSError:
@@ -70,7 +74,7 @@ class ScratchFile:
     def read(self, slot: int, offset: int, size: int) -> bytes:
         """Some bytes of a slot."""
         try:
-            data = os.pread(self._file, size, slot * self._slot_bytes + offset)
+            data = self._disk.pread(self._file, size, slot * self._slot_bytes + offset)
         except OSError:
             self.errors += 1
             raise

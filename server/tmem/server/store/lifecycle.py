@@ -121,17 +121,31 @@ class Lifecycle:
         return self._store.drop_pool(pool.key)
 
     def resize(self, pool: Pool, quota_bytes: int | None, weight: int | None) -> None:
-        """Changes quota or weight; the store sees it at once and drops nothing for it."""
+        """Changes quota or weight; the store sees it at once and drops nothing for it.
+
+        Raises:
+            StoreFailed: that can't be written down, and nothing has changed.
+        """
+        policy = pool.policy
+        before = policy.quota_bytes, policy.weight
         if quota_bytes is not None:
-            pool.policy.quota_bytes = quota_bytes
+            policy.quota_bytes = quota_bytes
         if weight is not None:
-            pool.policy.weight = weight
-        self._record(pool)
+            policy.weight = weight
+        try:
+            self._record(pool)
+        except StoreFailed:
+            policy.quota_bytes, policy.weight = before
+            raise
 
     def freeze(self, pool: Pool, *, frozen: bool) -> None:
-        """Refuses puts from now on, or accepts them again."""
-        pool.frozen = frozen
-        self._record(pool)
+        """Refuses puts from now on, or accepts them again; raises StoreFailed, and then nothing has changed."""
+        before, pool.frozen = pool.frozen, frozen
+        try:
+            self._record(pool)
+        except StoreFailed:
+            pool.frozen = before
+            raise
 
     def _record(self, pool: Pool) -> None:
         """Writes a durable pool down as it is now; raises StoreFailed."""

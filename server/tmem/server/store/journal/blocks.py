@@ -7,7 +7,7 @@ from tmem.server.store.interface import Store
 from tmem.wire.answers import Pages
 from tmem.wire.codec import Codec, EncodedChunks
 from tmem.wire.handles import Extent, Version
-from tmem.wire.limits import BLOCK_PAGES, MAX_ANSWER_BYTES, MAX_CHUNK_PAGES, PAGE_BYTES
+from tmem.wire.limits import BLOCK_PAGES, MAX_CHUNK_PAGES, PAGE_BYTES
 from tmem.wire.requests import Header, encode_put
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
@@ -15,6 +15,12 @@ from tmem.wire.splice import BytesLike
 from .entries import Kind, encode_entry
 
 __all__ = ["block_entries"]
+
+# Half a block at a time, so that it fits into an entry.
+_PART_PAGES = BLOCK_PAGES // 2
+# Room for every page's own chunk of the greatest size: a chunk that is not answered as it is held is expanded and verified, and
+# pages of it that went bad would be missing.
+_PART_BYTES = _PART_PAGES * (MAX_CHUNK_PAGES + 1) * PAGE_BYTES
 
 
 def block_entries(store: Store, key: int, obj: int, block: int, codec: Codec) -> list[list[BytesLike]]:
@@ -24,9 +30,8 @@ def block_entries(store: Store, key: int, obj: int, block: int, codec: Codec) ->
         OSError: a page can't be read just now.
     """
     entries = []
-    for first in (block * BLOCK_PAGES, block * BLOCK_PAGES + BLOCK_PAGES // 2):
-        # Half a block at a time: its chunks always fit into an answer, so that they come as they are held.
-        pages = store.get(key, [Extent(obj, first, BLOCK_PAGES // 2)], MAX_ANSWER_BYTES, 0)
+    for first in (block * BLOCK_PAGES, block * BLOCK_PAGES + _PART_PAGES):
+        pages = store.get(key, [Extent(obj, first, _PART_PAGES)], _PART_BYTES, 0)
         assert isinstance(pages, Pages)
         if pages.refused:
             raise OSError(f"{pages.refused[0][1]} pages of block {block} of object {obj:#x} can't be read")

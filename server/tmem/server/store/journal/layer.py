@@ -107,12 +107,15 @@ class JournalLayer(Layer):
                 kept.sizes, kept.pages, kept.encodings, kept.crcs.tolist(), [kept.body], len(kept.body)
             )
             header = Header(0, key, version.generation, version.sequence)
-            entry = encode_entry(Kind.BATCH, encode_put(header, kept.extents, chunks))
+            message = encode_put(header, kept.extents, chunks)
             extents = kept.extents
-            self._sink.append(entry, lambda error: self._put_written(key, version, extents, flight, error))
+            self._sink.append(
+                encode_entry(Kind.BATCH, message),
+                lambda error: self._put_written(key, version, extents, flight, error),
+            )
+            self._rewriter.pace(len(message))
         if gone:
             self._remove(key, version, gone, flight)
-        self._rewriter.pace(len(put.body))
         return flight.later
 
     def _put_written(
@@ -208,6 +211,7 @@ class JournalLayer(Layer):
 
         self._removing[key] += 1
         self._sink.append(encode_entry(Kind.BATCH, message), written, urgent=True)
+        self._rewriter.pace(len(message))
 
     def _owes(self, key: int) -> bool:
         """Whether the journal may hold pages of the pool that the store does not."""

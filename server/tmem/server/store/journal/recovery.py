@@ -106,7 +106,7 @@ class Recovery:
                 self._drop(int.from_bytes(payload, "little"))
             elif kind == Kind.BATCH:
                 self._batch(payload)
-        except (TmemError, ValueError, KeyError, TypeError) as error:
+        except (TmemError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JournalError(f"{name}: an entry of kind {kind.name} can't be done again: {error}") from error
 
     def finish(self, *, survived: bool, epoch: int, now: float) -> None:
@@ -175,7 +175,8 @@ class Recovery:
 
     def _batch(self, payload: BytesLike) -> None:
         batch, _ = decode_request(bytes(payload))
-        assert isinstance(batch, Put | Flush | FlushObject)
+        if not isinstance(batch, Put | Flush | FlushObject):
+            raise TypeError(f"a {type(batch).__name__} changes nothing")
         header = batch.header
         key = header.pool_id
         if key not in self._pools:
@@ -184,11 +185,12 @@ class Recovery:
         if isinstance(batch, Put):
             stored = self._store.put(key, version, batch, header.generation)
             assert isinstance(stored, Stored)
-            if stored.reasons is not None:
-                reason = next(reason for reason in stored.reasons if reason)
-                if reason == Reason.CAPACITY:
-                    raise ValueError("the journal holds more than memory_limit allows: raise it")
-                raise ValueError(f"a put is refused {Reason(reason).name}")
+            # STALE: a newer page is there, whose removal could not be written. It was put later, and it stays.
+            refused = next((reason for reason in stored.reasons or () if reason not in {0, Reason.STALE}), None)
+            if refused == Reason.CAPACITY:
+                raise ValueError("the journal holds more than memory_limit allows: raise it")
+            if refused is not None:
+                raise ValueError(f"a put is refused {Reason(refused).name}")
             self.done.pages += sum(extent.pages for extent in batch.extents)
         elif isinstance(batch, Flush):
             assert isinstance(self._store.flush(key, version, batch.extents, batch.conditions), Flushed)

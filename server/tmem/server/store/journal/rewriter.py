@@ -9,18 +9,13 @@ Must not know: files, threads, what waits for an entry. Units: bytes.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Final
 
 from tmem.server.store.interface import Store
-from tmem.wire.answers import Pages
-from tmem.wire.codec import Codec, EncodedChunks
+from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
-from tmem.wire.handles import Extent, Version
-from tmem.wire.limits import BLOCK_PAGES, MAX_CHUNK_PAGES, PAGE_BYTES
-from tmem.wire.requests import Header, encode_put
-from tmem.wire.results import Code, Encoding
 from tmem.wire.splice import BytesLike
 
+from .blocks import block_entries
 from .entries import Kind, encode_entry
 from .sink import Sink
 
@@ -34,13 +29,11 @@ _REWRITE_QUEUE_BYTES = 8 << 20
 # How often puts look whether a pass must begin, and how much is copied for each byte that they write while one runs.
 _CHECK_BYTES = 8 << 20
 _PACE = 2
-# What a page takes in the journal beside its payload, until a pass has measured it.
+# What a page takes in the journal beside its payload, until a pass has measured it; and a pool.
 _PAGE_OVERHEAD = 8.0
+_POOL_BYTES = 1024
 # A pass that failed is not tried again at the next occasion, nor at the one after that...
 _MOST_PAUSES = 256
-# Half a block at a time, with every chunk as it is held, however few of its pages live.
-_PART_PAGES = BLOCK_PAGES // 2
-_PART_BYTES: Final = _PART_PAGES * (MAX_CHUNK_PAGES + 1) * PAGE_BYTES
 
 
 class Rewriter:
@@ -66,11 +59,12 @@ class Rewriter:
         self._keys = keys
         self._codec = Codec(CopyCounter())
         self._pass: Iterator[None] | None = None
+        self._first: int | None = None
         self._failed = False
         self._ending = False
         self._failures = self._pauses = 0
         self._page_overhead = _PAGE_OVERHEAD
-        self._copied = self._copied_payload = self._copied_pages = 0
+        self._copied = 0
         self._unchecked = self._debt = 0
         self.copies = 0
         self.begun = self.succeeded = 0
@@ -101,10 +95,8 @@ class Rewriter:
         self._unchecked = 0
         if self._ending:
             return False
-        needed = 0.0
-        for key in self._keys:
-            counts = self._store.counts(key)
-            needed += counts.payload_bytes + self._page_overhead * counts.pages
+        payload, pages = self._held()
+        needed = payload + self._page_overhead * pages + _POOL_BYTES * len(self._keys)
         if self._sink.size <= _REWRITE_FACTOR * needed + _REWRITE_BYTES or self._sink.room < needed:
             return False
         if self._pauses:
@@ -112,9 +104,14 @@ class Rewriter:
             return False
         self.begun += 1
         self._failed = False
-        self._debt = self._copied = self._copied_payload = self._copied_pages = 0
+        self._debt = self._copied = 0
         self._pass = self._rewrite()
         return True
+
+    def _held(self) -> tuple[int, int]:
+        """Payload and pages of all pools in the journal."""
+        counts = [self._store.counts(key) for key in self._keys]
+        return sum(count.payload_bytes for count in counts), sum(count.pages for count in counts)
 
     def _advance(self) -> bool:
         assert self._pass is not None
@@ -127,8 +124,8 @@ class Rewriter:
 
     def _rewrite(self) -> Iterator[None]:
         """Everything that the pools hold goes into a new file, and then the old ones go."""
-        first: list[int | None] = []
-        self._sink.begin_file(first.append)
+        self._first = None
+        self._sink.begin_file(self._began)
         for description in self._describe():
             self._append(encode_entry(Kind.POOL, description))
         for key in list(self._keys):
@@ -137,66 +134,39 @@ class Rewriter:
             listings = iter(self._store.blocks(key))
             # A pool that goes meanwhile must not be asked for its next block.
             while key in self._keys and not self._failed and (listing := next(listings, None)) is not None:
-                for part in (0, _PART_PAGES):
-                    self._copy(key, Extent(listing.object, listing.block * BLOCK_PAGES + part, _PART_PAGES))
+                try:
+                    entries = block_entries(self._store, key, listing.object, listing.block, self._codec)
+                except OSError:
+                    self._failed = True  # what can't be read now is still in the old files
+                    break
+                for entry in entries:
+                    self._copied += sum(map(len, entry))
+                    self._append(entry)
                 yield
         self._ending = True
         # The last of these says whether all of them were written.
-        self._sink.append(encode_entry(Kind.MARK, b""), lambda error: self._end(first[0], error))
+        self._sink.append(encode_entry(Kind.MARK, b""), self._end)
+
+    def _began(self, number: int | None) -> None:
+        self._first = number
+        self._failed = self._failed or number is None
 
     def _append(self, entry: list[BytesLike]) -> None:
         self.copies += 1
-        self._copied += sum(map(len, entry))
         self._sink.append(entry, self._wrote)
 
     def _wrote(self, error: OSError | None) -> None:
         self._failed = self._failed or error is not None
 
-    def _end(self, first: int | None, error: OSError | None) -> None:
+    def _end(self, error: OSError | None) -> None:
         self._ending = False
-        if error is not None or self._failed or first is None:
+        if error is not None or self._failed or self._first is None:
             self._failures += 1
             self._pauses = min(2**self._failures, _MOST_PAUSES)
             return
         self._failures = 0
-        self._page_overhead = max(self._copied - self._copied_payload, 0) / max(self._copied_pages, 1) or _PAGE_OVERHEAD
+        payload, pages = self._held()
+        if pages:
+            self._page_overhead = max(self._copied - payload, 0) / pages
         self.succeeded = self.begun
-        self._sink.drop_before(first)
-
-    def _copy(self, key: int, extent: Extent) -> None:
-        """Appends entries that put some pages as they are now."""
-        pages = self._store.get(key, [extent], _PART_BYTES, 0)
-        assert isinstance(pages, Pages)
-        if pages.codes is not None and not {Code.HIT, Code.MISS}.issuperset(pages.codes):
-            self._failed = True  # what can't be read now is still in the old files
-            return
-        by_version: dict[Version, tuple[list[Extent], EncodedChunks]] = {}
-        at = 0
-        for run in pages.runs:
-            crcs = list(pages.crcs[at : at + run.pages])
-            at += run.pages
-            chunk = pages.chunks[run.chunk]
-            extents, chunks = by_version.setdefault(Version(run.generation, run.sequence), ([], EncodedChunks()))
-            extents.append(Extent(extent.object, extent.index + run.position, run.pages))
-            self._copied_payload += len(chunk.data) * run.pages // chunk.pages
-            self._copied_pages += run.pages
-            if run.pages == chunk.pages:
-                chunks.add(chunk.encoding, chunk.pages, chunk.data)
-                chunks.crcs.extend(crcs)
-                continue
-            plain = memoryview(bytearray(run.pages * PAGE_BYTES))
-            if self._codec.expand(chunk.encoding, chunk.data, chunk.pages, run.offset, plain):
-                own = EncodedChunks()
-                first = (extent.index + run.position) % BLOCK_PAGES
-                self._codec.encode(plain, first, min(chunk.pages, MAX_CHUNK_PAGES), own)
-                for count, encoding, piece in zip(own.pages, own.encodings, own.pieces, strict=True):
-                    chunks.add(encoding, count, piece)
-            else:
-                # Its bytes went bad, and stay so: zeros whose checksums are not theirs.
-                for begin in range(0, run.pages, MAX_CHUNK_PAGES):
-                    count = min(MAX_CHUNK_PAGES, run.pages - begin)
-                    chunks.add(int(Encoding.RAW), count, bytes(count * PAGE_BYTES))
-            chunks.crcs.extend(crcs)
-        for version, (extents, chunks) in by_version.items():
-            header = Header(0, key, version.generation, version.sequence)
-            self._append(encode_entry(Kind.BATCH, encode_put(header, extents, chunks)))
+        self._sink.drop_before(self._first)
