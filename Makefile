@@ -61,8 +61,9 @@ lock: venv  ## pin every dependency anew in requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --output-file requirements.lock --upgrade pyproject.toml
 
-bench: venv  ## what a call, a page and a megabyte cost, beside their floors
+bench: venv system-packages  ## what calls, pages and megabytes cost beside their floors, and the store beside its goals
 	$(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning --run '$(BIN)/tmem bench'
+	$(BIN)/tmem bench store --quick
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist reports

@@ -96,6 +96,7 @@ def test_every_choice_of_a_setting_is_named(shown: dict[str, Line]) -> None:
         ("loop", ("uvloop", "asyncio")),
         ("log_level", ("debug", "info", "warning", "error")),
         ("log_format", ("auto", "human", "json")),
+        ("journal_sync", ("never", "always")),
     ):
         assert all(f'"{choice}"' in shown[name].comment for choice in choices), name
 

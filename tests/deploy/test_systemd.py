@@ -105,6 +105,8 @@ def test_the_unit_names_files_as_the_others_do(unit: Path, deploy: Path) -> None
     assert arguments[-1] in readme
     assert binary.removesuffix("/bin/tmemd") in readme
     assert f"/run/{lines['RuntimeDirectory']}/" in unit.read_text("utf-8")
+    for file in (unit, deploy / "README.md", deploy / "tmemd.toml"):
+        assert f'journal = "/var/lib/{lines["StateDirectory"]}/journal"' in file.read_text("utf-8")
     group = (deploy / "systemd" / "tmem.sysusers.conf").read_text("utf-8")
     assert re.search(rf"^g {lines['Group']} -$", group, re.MULTILINE)
 
@@ -161,7 +163,7 @@ class Service:
             confined(
                 unit,
                 *(sys.executable, "-m", "tmem.server", "--config", str(config), "--tokens", str(tokens)),
-                *("--listen", listen, "--metrics-listen", "127.0.0.1:0"),
+                *("--listen", listen, "--metrics-listen", "127.0.0.1:0", "--journal", str(directory / "journal")),
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -224,7 +226,7 @@ def test_the_daemon_lives_its_whole_life_under_the_unit(service: Service, unit: 
         assert stat.S_IMODE(mode) == 0o770, "the group uses the socket, others do not"
 
     with tmem.client.connect(target, token=_TOKENS[0]) as client:
-        pool = client.create_pool("pages")
+        pool = client.create_pool("pages", durability="disk")
         pool.put(1, 0, _PAGES)
         page = bytearray(4096)
         pool.get_page_sync(1, 3, page)

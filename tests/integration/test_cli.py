@@ -15,7 +15,7 @@ import pytest
 import tmem.client
 from tmem.client.testing import CaptiveDaemon
 
-COMMANDS = ["ping", "pools", "stat", "destroy", "demo", "bench", "doctor"]
+COMMANDS = ["ping", "pools", "stat", "explain", "destroy", "demo", "bench", "doctor"]
 PAGE = bytes(range(256)) * 16
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -137,6 +137,16 @@ class TestPools:
         again = there("destroy", "--yes", "looked-at")
         assert again.returncode == 3
         assert "looked-at" in again.stderr
+
+    def test_explain_says_where_a_page_is(self, there: Run, server: CaptiveDaemon) -> None:
+        with tmem.client.connect(server.target) as client:
+            client.create_pool("explained").put(7, 5, PAGE)
+        held = figures(there("explain", "explained", "0x7", "5", "--json"))
+        assert (held["held"], held["tier"], held["chunk_pages"], held["events"]) == (True, "memory", 1, [])
+        assert "held in memory" in there("explain", "explained", "7", "5").stdout
+        assert "nothing is remembered of it" in there("explain", "explained", "7", "6").stdout
+        assert there("explain", "explained", "seven", "6").returncode == 2
+        assert there("explain", "explained", "7", str(1 << 32)).returncode == 2
 
     def test_destroy_asks_first(self, there: Run, server: CaptiveDaemon) -> None:
         with tmem.client.connect(server.target) as client:

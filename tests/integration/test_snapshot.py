@@ -52,8 +52,8 @@ def fill(pool: tmem.client.Pool) -> dict[tuple[int, int], bytes]:
     pool.flush(9, 20, count=3)
     pool.put(9, 40, random_page(40))
     held[9, 40] = random_page(40)
-    for page in range(20, 23):
-        del held[9, page]
+    for number in range(20, 23):
+        del held[9, number]
     return held
 
 

@@ -219,6 +219,7 @@ class TestConfig:
             *("--memory-limit", "1536KiB", "--max-window", "16MiB", "--loop", "asyncio", "--reflection"),
             *("--listen", "unix:/run/tmem/s", "--metrics-listen", "none", "--persistent-grace-seconds", "7.5"),
             *("--ephemeral-grace-seconds", "never", "--tokens", '/etc/a "quoted" \\ name\n\x7f.toml'),
+            *("--journal", "/var/lib/journal", "--spill", "/var/tmp/spill"),
             *("--layer", "delayed:seconds=0.5", "--layer", "logged"),
         )
         first = run_tmemd("--dump-config", *flags)

@@ -21,11 +21,12 @@ from tmem.client import Client, Pool, aio
 from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.limits import BLOCK_BYTES
 
-from .memory import PAGE_BYTES, blocks, read_memory, regions
+from .bench_store.command import store
+from .capture import capture
+from .memory import PAGE_BYTES
 from .options import Server, fail, server_options
 from .output import console, print_json, print_table, progress, talk
 from .scratch import scratch_pool, scratch_pool_aio
-from .workload import Workload
 
 __all__ = ["bench"]
 
@@ -57,22 +58,6 @@ def _percentiles(values: list[float]) -> dict[str, float]:
         "p50": round(ordered[len(ordered) // 2] * 1e6, 1),
         "p99": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1e6, 1),
     }
-
-
-def _capture(size: int) -> memoryview:
-    """That many bytes of the memory of a real process, from its largest mappings."""
-    memory = memoryview(bytearray(size))
-    with Workload(size * 5 // 4) as workload:
-        workload.await_built()
-        found = sorted(regions(workload.pid), key=lambda region: -region.size)
-        offset = 0
-        for address, block_bytes in blocks(found, BLOCK_BYTES):
-            length = min(block_bytes, size - offset)
-            read_memory(workload.pid, address, memory[offset : offset + length])
-            offset += length
-            if offset == size:
-                return memory
-    raise ChildProcessError("the process that was to fill its memory has less of its own than asked for")
 
 
 async def _async_seconds(work: Coroutine[Any, Any, None]) -> float:
@@ -267,20 +252,23 @@ class Bench:
                 self.report[f"stored_ratio_{name}"] = round(len(self._memory) / pool.stat().payload_bytes, 3)
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--size", default=64, show_default=True, type=click.IntRange(2, 4096), help="MiB of real pages.")
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1, 1000), help="Rounds of every rate.")
 @click.option("--calls", default=2000, show_default=True, type=click.IntRange(10), help="Calls of every latency.")
 @server_options
-def bench(server: Server, size: int, rounds: int, calls: int) -> None:
+@click.pass_context
+def bench(context: click.Context, server: Server, size: int, rounds: int, calls: int) -> None:
     """Measure the server: lone pages and extents, each beside its floor or limit.
 
     The server may be anywhere; figures are of this run on these machines. For steady ones give server and client a CPU
     each (taskset), because wake-ups across CPUs dominate latencies.
     """
+    if context.invoked_subcommand is not None:
+        return
     keep_freed_messages()
     talk.print(f"capturing {size} MiB of the memory of a real process ...")
-    memory = _capture(size // 2 * 2 * MIB)
+    memory = capture(size // 2 * 2 * MIB)
     with server.connect() as client, progress() as bars:
         bar = bars.add_task("measuring", total=3)
 
@@ -299,6 +287,9 @@ def bench(server: Server, size: int, rounds: int, calls: int) -> None:
         print_json(report)
         return
     _print(report)
+
+
+bench.add_command(store)
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ Exit status of every command: 0 done, 1 something is wrong (a check failed, byte
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,7 +22,7 @@ from tmem.wire.errors import LocalError, TmemError
 
 from .output import talk
 
-__all__ = ["Server", "fail", "server_options"]
+__all__ = ["Server", "fail", "failures_told", "server_options"]
 
 DEFAULT_TARGET = "127.0.0.1:8636"
 
@@ -95,13 +96,20 @@ def server_options(command: F) -> F:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @functools.wraps(command)
     def wrapped(target: str, token_file: Path | None, as_json: bool, **arguments: Any) -> Any:
-        try:
+        with failures_told():
             return command(Server(target, _read_token(token_file), as_json), **arguments)
-        except LocalError as error:
-            fail(str(error), 2)
-        except TmemError as error:
-            fail(str(error), 3)
-        except KeyboardInterrupt:
-            fail("interrupted", 130)
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Ends the command with one line, and the status that says what kind of failure it was."""
+    try:
+        yield
+    except LocalError as error:
+        fail(str(error), 2)
+    except TmemError as error:
+        fail(str(error), 3)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)

@@ -29,7 +29,7 @@ from .host.ports import AddressInUseError, check_free
 from .host.scratch import ScratchFile
 from .journal import Journal
 from .observe.http import MetricsServer
-from .observe.metrics import Metrics, Sources
+from .observe.metrics import JournalFigures, Metrics, Sources
 from .rpc.capabilities import CapabilitiesHandlers
 from .rpc.exchange import ExchangeHandlers
 from .rpc.pages import PagesHandlers
@@ -147,6 +147,7 @@ class Daemon:
             sessions=lambda: len(sessions),
             streams=lambda: len(self._exchange.streams),
             load_permille=lambda: self._service.load_permille,
+            journal=JournalFigures if self._journal is None else self._journal.figures,
         )
         await self._listen()
         tame_collector()

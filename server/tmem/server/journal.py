@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from .host.journal import JournalFiles, StoredFile
+from .observe.metrics import JournalFigures
 from .store.interface import Store
 from .store.journal.entries import JournalError, Kind, Torn, encode_entry, read_entries
 from .store.journal.layer import JournalLayer
@@ -133,6 +134,10 @@ class Journal:
     def drop(self, key: int) -> None:
         """Writes down that a pool is gone."""
         self.files.append_now(encode_entry(Kind.DROP, drop_payload(key)))
+
+    def figures(self) -> JournalFigures:
+        """For its metrics."""
+        return JournalFigures(self.files.size, self.files.written, self.files.failed)
 
     def close(self) -> None:
         """Writes what is queued, and ends in order."""

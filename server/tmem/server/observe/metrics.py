@@ -11,6 +11,7 @@ client or a page. The first 100 pools by name have a label of their own, `TENANT
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -24,7 +25,7 @@ from tmem.server.store.pools import Pool
 from tmem.wire.copies import CopyCounter
 from tmem.wire.results import PoolKind, Reason
 
-__all__ = ["Metrics", "Sources"]
+__all__ = ["JournalFigures", "Metrics", "Sources"]
 
 # From the fastest store operation to the slowest answer that is still one; the client library's defaults begin at 5 ms.
 _SECONDS_BUCKETS = (
@@ -37,6 +38,19 @@ _OTHER = "other"
 _NO_POOL = "none"
 
 
+class JournalFigures(NamedTuple):
+    """How the journal does; all 0 without one.
+
+    Attributes:
+        size: bytes of its files.
+        written, failed: entries so far.
+    """
+
+    size: int = 0
+    written: int = 0
+    failed: int = 0
+
+
 class Sources:
     """What the metrics are read from; the daemon fills it in once everything is built.
 
@@ -44,6 +58,7 @@ class Sources:
         pools: all pools. unbound: counters of what named no pool.
         sessions, streams: how many there are.
         load_permille: share of the loop's time in use.
+        journal: how it does.
     """
 
     def __init__(
@@ -57,6 +72,7 @@ class Sources:
         sessions: Callable[[], int],
         streams: Callable[[], int],
         load_permille: Callable[[], int],
+        journal: Callable[[], JournalFigures] = JournalFigures,
     ) -> None:
         self.pools = pools
         self.unbound = unbound
@@ -66,6 +82,7 @@ class Sources:
         self.sessions = sessions
         self.streams = streams
         self.load_permille = load_permille
+        self.journal = journal
 
 
 class Metrics:
@@ -256,6 +273,14 @@ class Metrics:
         )
         yield _gauge(
             "tmem_spilled_bytes", "Bytes of pages that are on the disk instead.", [], {(): total.spilled_bytes}
+        )
+        journal = sources.journal()
+        yield _gauge("tmem_journal_bytes", "Bytes of the journal's files.", [], {(): journal.size})
+        yield _counter(
+            "tmem_journal_writes_total",
+            "Entries that the journal was asked to write.",
+            ["result"],
+            {("written",): journal.written, ("failed",): journal.failed},
         )
         yield _gauge(
             "tmem_load_ratio", "Share of the event loop's time in use.", [], {(): sources.load_permille() / 1000}

@@ -87,10 +87,14 @@ class Lifecycle:
         return pool, member
 
     def open(self, tenant: str, name: str, token: bytes, now: float) -> tuple[Pool, Member]:
-        """Takes over a private pool; raises as PoolTable.open does."""
-        pool, member = self.table.open(tenant, name, token)
+        """Takes over a private pool.
+
+        Raises:
+            As PoolTable.open does.
+            StoreFailed: that can't be written down, and whoever wrote before goes on.
+        """
+        pool, member = self.table.open(tenant, name, token, self._record)
         member.parked_since = now
-        self._record(pool)
         return pool, member
 
     def join(self, tenant: str, uuid: bytes, now: float, *, max_pools: int = 0) -> tuple[Pool, Member]:

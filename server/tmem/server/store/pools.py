@@ -247,8 +247,16 @@ class PoolTable:
         self._by_name[pool.owner, pool.name] = pool
         self._by_id[member.tenant, member.pool_id] = pool
 
-    def open(self, tenant: str, name: str, token: bytes) -> tuple[Pool, Member]:
+    def open(
+        self, tenant: str, name: str, token: bytes, record: Callable[[Pool], object] = lambda _: None
+    ) -> tuple[Pool, Member]:
         """Takes over a private pool: its writer before is fenced from now on.
+
+        Args:
+            tenant: whose.
+            name: the pool's.
+            token: its own.
+            record: called with the pool as it is then; if that raises, the pool stays as it was.
 
         Raises:
             NoSuchPool: no pool of this name, or a wrong token.
@@ -260,11 +268,16 @@ class PoolTable:
             raise NoSuchPool(f"no pool {name!r} that this token opens")
         if pool.kind == PoolKind.SHARED:
             raise InvalidRequest(f"pool {name!r} is shared: join it by its UUID")
-        del pool.members[member.generation]
         pool.generation += 1
         # A new Member: whoever holds the old one is fenced.
         successor = Member(tenant, member.pool_id, member.token, pool.generation)
-        pool.members[pool.generation] = successor
+        pool.members = {pool.generation: successor}
+        try:
+            record(pool)
+        except BaseException:
+            pool.generation -= 1
+            pool.members = {member.generation: member}
+            raise
         return pool, successor
 
     def join(self, tenant: str, uuid: bytes, *, max_pools: int = 0) -> tuple[Pool, Member]:

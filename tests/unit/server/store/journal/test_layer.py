@@ -13,7 +13,7 @@ from tests.pages import PAGE, extent, random_page, same_filled_page, text_page
 
 from tmem.server.store.journal.entries import HEADER_BYTES, Kind, Torn, read_entries
 from tmem.server.store.layers.limited import LimitedLayer
-from tmem.server.store.pending import Pending
+from tmem.server.store.pending import Pending, then
 from tmem.wire.errors import StoreFailed
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Flush, Put, decode_request
@@ -109,9 +109,8 @@ def test_a_put_is_answered_when_its_entry_is_written(start: Start) -> None:
     host = start(write=write)
     writer = host.make()
     result = writer.ask_put((7, 0, A))
-    assert isinstance(result, Pending)
     answers: list[object] = []
-    result.when_settled(answers.append)
+    then(result, answers.append)
     host.settle()
     assert not answers
     assert writer.get(7, 0).page == A  # what a batch does it does at once
@@ -329,8 +328,7 @@ def test_a_replayed_flush_is_not_answered_before_the_first_one_is_written(start:
     version = writer.version()
     first = host.store.flush(writer.key, version, [Extent(7, 0, 1)], None)
     second = host.store.flush(writer.key, version, [Extent(7, 0, 1)], None)
-    assert isinstance(first, Pending)
-    assert isinstance(second, Pending)
+    assert [isinstance(result, Pending) for result in (first, second)] == [True, True]
     assert host.run(second) == ([0], None)
     assert not isinstance(writer.ask_flush(7, 0), Pending)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from tmem.server.store.journal.entries import (
     encode_header,
     read_entries,
 )
+from tmem.server.store.log import leaves
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -206,18 +208,17 @@ def corrupt(host: Host, key: int, obj: int) -> set[int]:
 
 
 @pytest.mark.usefixtures("small_passes")
-def test_a_pool_destroyed_during_a_pass_is_gone(start: Start) -> None:
+def test_a_pool_destroyed_during_a_pass_is_gone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaves, "_SHRINK_LEAVES", 1)  # what is left of a large pool: leaves whose records are gone
     host = start(stepped=True)
     kept, gone = host.make("kept"), host.make("gone")
     for writer in (gone, kept):
-        for number in range(10):
+        for number in range(20):
             for _ in range(3):
                 writer.put(number, 0, C)
-    for _ in range(13):  # into the second one's blocks, whichever that is
+    for _ in range(23):  # into the second one's blocks, whichever that is
         assert host.layer.step()
     host.lifecycle.destroy(gone.pool)
-    while host.plain.step():
-        pass
     new = host.make("new")
     new.put(1, 0, B)
     host.rewrite()
@@ -235,7 +236,7 @@ def test_a_pass_that_can_not_be_written_changes_nothing_and_is_not_tried_at_once
     def write(file: int, pieces: list[memoryview]) -> int:
         if fail and b"TMEM" not in pieces[0]:
             raise OSError(5, "no")
-        return files_module.os.writev(file, pieces)
+        return os.writev(file, pieces)
 
     host = start(stepped=True, write=write)
     writer = host.make()
@@ -267,7 +268,7 @@ def test_what_was_owed_is_settled_by_a_pass(start: Start) -> None:
     def write(file: int, pieces: list[memoryview]) -> int:
         if fail:
             raise OSError(5, "no")
-        return files_module.os.writev(file, pieces)
+        return os.writev(file, pieces)
 
     host = start(stepped=True, write=write)
     writer = host.make()
@@ -287,6 +288,31 @@ def test_what_was_owed_is_settled_by_a_pass(start: Start) -> None:
     assert host.files.size == size
     host.files.close()
     assert contents(start().store, writer.key).keys() == {(8, 0)}
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_a_put_that_failed_is_removed_though_a_pass_has_written_it_down(start: Start) -> None:
+    """It was in the store when its block's turn came, and a moment later its own entry could not be written."""
+    failing = 0
+
+    def write(file: int, pieces: list[memoryview]) -> int:
+        nonlocal failing
+        if failing:
+            failing -= 1
+            raise OSError(5, "no")
+        return os.writev(file, pieces)
+
+    host = start(stepped=True, write=write)
+    writer = host.make()
+    for _ in range(20):
+        writer.put(7, 0, C)
+    result = writer.ask_put((9, 0, B))
+    while host.layer.step():
+        pass
+    failing = 2  # together with others, and alone
+    assert host.run(result).reasons is not None
+    assert host.layer._rewriter.succeeded == 1
+    assert contents(start(host.crash(host.directory.with_name("copy"))).store, writer.key).keys() == {(7, 0)}
 
 
 def test_endless_overwrites_do_not_outrun_the_pass(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,300 @@
+"""What measurements are made with: daemons, helper programs, real pages, CPUs.
+
+Owns: the sizes of a run, and that everything started or written by it ends with it: processes, temporary directories. Sizes: MiB unless a
+name says otherwise.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tmem.cli.capture import capture
+from tmem.client.testing import CaptiveDaemon
+
+from .figures import Report
+
+__all__ = [
+    "MIB",
+    "Program",
+    "Rig",
+    "Sizes",
+    "ended_by_sigterm",
+    "no_process_left",
+    "own_resident_bytes",
+    "resident_bytes",
+    "until",
+]
+
+MIB = 1 << 20
+_END_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much each measurement takes.
+
+    Attributes:
+        index_pages: pages of dense blocks; lone_pages: blocks, or objects, of one page.
+        residency: plain pages that are overwritten, `residency_turns` times.
+        few_pages, many_pages: the two sizes between which rates are compared.
+        cleaning, refusal: plain pages held meanwhile. samples: gets timed in each phase.
+        weights: the daemon's memory.
+        crashes: rounds; crash_pages: written in each.
+        recovery: payload.
+        rivals: plain pages.
+        rounds: of everything that is taken in pairs.
+    """
+
+    index_pages: int = 2 << 20
+    lone_pages: int = 1 << 20
+    residency: int = 2048
+    residency_turns: int = 5
+    few_pages: int = 1_000_000
+    many_pages: int = 10_000_000
+    cleaning: int = 512
+    refusal: int = 128
+    samples: int = 4000
+    weights: int = 256
+    crashes: int = 20
+    crash_pages: int = 8000
+    recovery: int = 1024
+    rivals: int = 2048
+    rounds: int = 9
+
+    @classmethod
+    def quick(cls) -> "Sizes":
+        """For `make bench`: minutes, not tens of them."""
+        return cls(
+            index_pages=1 << 18,
+            lone_pages=1 << 17,
+            residency=128,
+            few_pages=100_000,
+            many_pages=1_000_000,
+            cleaning=96,
+            refusal=32,
+            samples=1500,
+            weights=64,
+            crash_pages=2000,
+            recovery=64,
+            rivals=128,
+            rounds=5,
+        )
+
+    def shrunk(self, divisor: int) -> "Sizes":
+        """These, divided; for trying the command out. Nothing becomes less than what can be measured at all."""
+        if divisor == 1:
+            return self
+        least = {
+            "index_pages": 4096,
+            "lone_pages": 1024,
+            "residency": 8,
+            "residency_turns": 1,
+            "few_pages": 2048,
+            "many_pages": 8192,
+            "cleaning": 8,
+            "refusal": 4,
+            "samples": 100,
+            "weights": 16,
+            "crashes": 2,
+            "crash_pages": 400,
+            "recovery": 2,
+            "rivals": 4,
+            "rounds": 1,
+        }
+        return Sizes(**{f.name: max(getattr(self, f.name) // divisor, least[f.name]) for f in fields(self)})
+
+
+def resident_bytes(pid: int) -> int:
+    """How much memory a process has now."""
+    return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def own_resident_bytes() -> int:
+    """How much memory this process has now."""
+    return resident_bytes(os.getpid())
+
+
+def until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.1) -> None:
+    """Asks again and again; for what nobody reports, such as another program's memory.
+
+    Raises:
+        TimeoutError: it did not come true.
+    """
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds:g} s")
+        time.sleep(every)
+
+
+class Program:
+    """A helper program that answers each line with a line of JSON. It ends when its standard input does.
+
+    Args:
+        module: within this package.
+        arguments: its first line, as JSON.
+    """
+
+    def __init__(self, module: str, **arguments: Any) -> None:
+        # In a group of its own: Ctrl-C is for the command, which ends it.
+        self._process = subprocess.Popen(  # noqa: S603  the interpreter itself
+            [sys.executable, "-m", f"{__package__}.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            process_group=0,
+            text=True,
+        )
+        self._name = module
+        try:
+            self.tell(**arguments)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def tell(self, **arguments: Any) -> None:
+        """Sends it a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self) -> dict[str, Any]:
+        """Its next line.
+
+        Raises:
+            ChildProcessError: it ended.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildProcessError(f"the helper program {self._name!r} ended with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def ask(self, **arguments: Any) -> dict[str, Any]:
+        """Sends a line and waits for the answer."""
+        self.tell(**arguments)
+        return self.hear()
+
+    def close(self) -> None:
+        """Ends it."""
+        process = self._process
+        process.kill()
+        process.wait(_END_SECONDS)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Rig:
+    """What one run shares.
+
+    Args:
+        sizes: of everything.
+        plain_bytes: real pages that will be wanted at most.
+        say: told what happens now.
+
+    Attributes:
+        report: where figures go.
+        server_cpu, client_cpu: where ends of the wire are put so that wake-ups cost the same each time; None with one CPU.
+    """
+
+    def __init__(self, sizes: Sizes, plain_bytes: int, say: Callable[[str], None]) -> None:
+        self.sizes = sizes
+        self.say = say
+        self.report = Report()
+        self._plain_bytes = plain_bytes
+        self._memory: memoryview | None = None
+        self._cpus = sorted(os.sched_getaffinity(0))
+        self.server_cpu: int | None = None
+        self.client_cpu: int | None = None
+        if len(self._cpus) > 1:
+            self.server_cpu, self.client_cpu = self._cpus[:2]
+
+    def memory(self, size: int) -> memoryview:
+        """So many bytes of the memory of a real process; captured once."""
+        if self._memory is None:
+            self.say(f"capturing {self._plain_bytes // MIB} MiB")
+            self._memory = capture(self._plain_bytes)
+        assert size <= len(self._memory)
+        return self._memory[:size]
+
+    @contextmanager
+    def on_cpu(self, cpu: int | None) -> Iterator[None]:
+        """Puts this thread, and what it starts meanwhile, on one CPU."""
+        if cpu is None:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {cpu})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
+
+    @contextmanager
+    def daemon(self, *arguments: str, pinned: bool = False, timeout: float = 60.0) -> Iterator[CaptiveDaemon]:
+        """A daemon of one's own."""
+        with ExitStack() as stack:
+            try:
+                with self.on_cpu(self.server_cpu if pinned else None):
+                    captive = CaptiveDaemon("--log-level", "info", "--log-format", "json", *arguments, timeout=timeout)
+            except RuntimeError as error:
+                raise ChildProcessError(str(error)) from error
+            yield stack.enter_context(captive)
+
+    @contextmanager
+    def directory(self) -> Iterator[Path]:
+        """A temporary directory; where it lies is the environment's to say (TMPDIR)."""
+        with tempfile.TemporaryDirectory(prefix="tmem-bench-") as directory:
+            yield Path(directory)
+
+
+@contextmanager
+def no_process_left() -> Iterator[None]:
+    """Ends what is still there at the end: an interrupt may come between a process's start and the block that ends it."""
+    try:
+        yield
+    finally:
+        for tasks in Path("/proc/self/task").glob("*/children"):
+            for child in map(int, tasks.read_text("ascii").split()):
+                with suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Makes SIGTERM an interrupt, so that whatever was started is ended."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,92 @@
+"""The same pages in tmem, in memcached and in Redis.
+
+Owns: resident memory per stored page, less the empty server's, of each server holding the same real pages, LZ4-compressed by the same
+code: memcached with its own slab settings, Redis without persistence, tmem with 4 KiB chunks (the very same bytes), and tmem with extents in 64 KiB
+chunks. Same-filled pages are left out: tmem takes next to nothing for them, and a client of the others could do likewise.
+"""
+
+import tmem.client
+from tmem.wire.codec import Codec, EncodedChunks
+from tmem.wire.copies import CopyCounter
+from tmem.wire.limits import BLOCK_BYTES, PAGE_BYTES
+from tmem.wire.results import Encoding
+from tmem.wire.splice import BytesLike
+
+from .figures import at_most
+from .rig import MIB, Rig, resident_bytes
+from .sockets import Memcached, Redis, Rival
+
+__all__ = ["measure"]
+
+_OBJECT = 7
+_PAGE_GOAL = at_most(0.9)
+_EXTENT_GOAL = at_most(0.75)
+
+
+def measure(rig: Rig) -> None:
+    """Takes the figures."""
+    plain, encoded = _pages(rig.memory(rig.sizes.rivals * MIB))
+    count = len(encoded)
+    payload = sum(map(len, encoded)) / count
+    add = rig.report.add
+    found = {}
+    for rival in (Memcached, Redis):
+        name = rival.command.removesuffix("-server")
+        rig.say(f"rivals: {name}")
+        if not rival.installed():
+            rig.report.skip(f"{rival.command} is not installed", name)
+            continue
+        found[name] = _hold(rig, rival, encoded) / count
+        add(f"rivals_{name}_page_bytes", f"{name}: resident bytes per page", found[name])
+    ours = {}
+    stored = {}
+    for name, title, chunk_pages in (("4k", "pages in 4 KiB chunks", 1), ("extent", "extents in 64 KiB chunks", 16)):
+        rig.say(f"rivals: tmem, {title}")
+        grown, stored[name] = (size / count for size in _hold_here(rig, plain, chunk_pages))
+        ours[name] = grown
+        add(f"rivals_tmem_{name}_page_bytes", f"tmem, {title}: resident bytes per page", ours[name])
+    add("rivals_lz4_page_bytes", "  LZ4's own bytes per page, 4 KiB at a time", payload)
+    add("rivals_lz4_extent_page_bytes", "  LZ4's own bytes per page, 64 KiB at a time", stored["extent"])
+    rig.report.about["rivals_pages"] = count
+    if found:
+        best = min(found, key=lambda name: found[name])
+        title = f"over the better of the others, {best}" if len(found) > 1 else f"over {best}, the only other"
+        add("rivals_4k_ratio", f"tmem, 4 KiB pages, {title}", ours["4k"] / found[best], _PAGE_GOAL)
+        add("rivals_extent_ratio", f"tmem, extents, {title}", ours["extent"] / found[best], _EXTENT_GOAL)
+
+
+def _pages(memory: memoryview) -> tuple[memoryview, list[BytesLike]]:
+    """The pages that are not same-filled, one behind the other, and the encoded bytes of each."""
+    plain = memoryview(bytearray(len(memory)))
+    encoded: list[BytesLike] = []
+    codec = Codec(CopyCounter())
+    for at in range(0, len(memory), PAGE_BYTES):
+        chunks = EncodedChunks()
+        codec.encode(memory[at : at + PAGE_BYTES], 0, 1, chunks)
+        if chunks.encodings[0] == Encoding.SAME_FILLED:
+            continue
+        plain[len(encoded) * PAGE_BYTES : (len(encoded) + 1) * PAGE_BYTES] = memory[at : at + PAGE_BYTES]
+        encoded.append(chunks.pieces[0])
+    return plain[: len(encoded) * PAGE_BYTES], encoded
+
+
+def _hold(rig: Rig, kind: type[Rival], encoded: list[BytesLike]) -> int:
+    """Bytes that the server grows by."""
+    with rig.directory() as directory, kind(directory, 4 * rig.sizes.rivals) as rival:
+        empty = resident_bytes(rival.pid)
+        # The shortest key that says which page it is.
+        rival.set((b"%d:%d" % (_OBJECT, number), value) for number, value in enumerate(encoded))
+        return resident_bytes(rival.pid) - empty
+
+
+def _hold_here(rig: Rig, plain: memoryview, chunk_pages: int) -> tuple[int, int]:
+    """Bytes that a daemon grows by, and of these payload."""
+    with rig.daemon("--memory-limit", "8GiB") as daemon, tmem.client.connect(daemon.target) as client:
+        empty = resident_bytes(daemon.pid)
+        pool = client.create_pool("pages", chunk_pages=chunk_pages)
+        with pool.batch() as batch:
+            for at in range(0, len(plain), BLOCK_BYTES):
+                batch.put(_OBJECT, at // PAGE_BYTES, plain[at : at + BLOCK_BYTES])
+        stat = pool.stat()
+        assert stat.pages == len(plain) // PAGE_BYTES
+        return resident_bytes(daemon.pid) - empty, stat.payload_bytes
