@@ -92,8 +92,8 @@ class TestServerLoss:
                     call()
             assert time.monotonic() - begun < 10
             start_daemon(listen=daemon.target)
-            assert pool.get_into(7, 0, bytearray(PAGE)).lost
-            assert pool.put(7, 1, B).stored
+            assert pool.get_into(7, 0, bytearray(PAGE), timeout=30).lost
+            assert pool.put(7, 1, B, timeout=30).stored
 
     def test_closing_while_the_server_is_away_takes_a_bounded_time(
         self, face: Face, start_daemon: Start, pool_name: Names

@@ -53,6 +53,7 @@ log = structlog.get_logger(__name__)
 
 _SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesService")
 _UPKEEP_SECONDS = 1.0
+_STEP_PAUSE_SECONDS = 0.001
 _INSTANCE_ID_BYTES = 16
 
 
@@ -267,7 +268,8 @@ class Daemon:
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
                 while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
-                    await asyncio.sleep(0)
+                    # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
+                    await asyncio.sleep(_STEP_PAUSE_SECONDS)
             except Exception:
                 log.exception("daemon.upkeep_failed")
 

@@ -33,19 +33,25 @@ _RAW = int(Encoding.RAW)
 
 # Above this share of dead bytes every put pays for cleaning; down to the other one the daemon cleans when it has time.
 _BUSY_DEAD = 0.10
-_IDLE_DEAD = 0.02
+_IDLE_DEAD = 0.01
 # Cleaning less than this is not worth a step.
 _MIN_DEAD_BYTES = 256 << 10
-# To free one byte of segments whose records are four fifths alive, four are moved.
+# To free one byte of segments whose records are four fifths alive, four are moved; the more, the more is dead already.
 _BYTES_PER_BYTE_PUT = 6
-# A step takes about 0.3 ms: what a get that comes meanwhile waits at most.
-_STEP_BYTES = 256 << 10
-_STEP_RECORDS = 100
+_EXCESS_FACTOR = 30
+# What the busiest put does at most, about 8 ms, and what a step does while nothing else is to do, about 0.3 ms: what a get
+# that comes meanwhile waits.
+_PUT_BYTES = 16 << 20
+_STEP_BYTES = 512 << 10
+# Moving a record costs as much as copying so many bytes besides its own, looking at a dead one so many; expanding and compressing a
+# chunk so many.
+_RECORD_BYTES = 4 << 10
+_DEAD_RECORD_BYTES = 2 << 10
+_REPACK_BYTES = 192 << 10
+_RUN_RECORDS = 64
 _RELEASE_BYTES = 128 << 10
 # A spilled segment is cleaned, into memory, only when so much of it is dead.
 _SPILLED_DEAD = 0.5
-# Expanding and compressing a chunk costs as much as moving this many bytes.
-_REPACK_BYTES = 64 << 10
 
 
 class Cleaner:
@@ -84,7 +90,10 @@ class Cleaner:
     def keep_up(self, put_bytes: int) -> None:
         """Does as much as a put of so many bytes owes."""
         if self._exceeds(_BUSY_DEAD):
-            self.work(min(put_bytes * _BYTES_PER_BYTE_PUT, _STEP_BYTES))
+            ledger = self._ledger
+            excess = ledger.cleanable / max(ledger.live, 1) - _BUSY_DEAD
+            factor = _BYTES_PER_BYTE_PUT * (1 + _EXCESS_FACTOR * max(excess, 0.0))
+            self.work(min(int(put_bytes * factor) + _RECORD_BYTES, _PUT_BYTES))
 
     def step(self) -> bool:
         """Does a bounded piece; answers whether there is more to do while nothing else is."""
@@ -100,7 +109,7 @@ class Cleaner:
 
     def _exceeds(self, share: float) -> bool:
         ledger = self._ledger
-        return ledger.memory_dead > max(share * ledger.live, _MIN_DEAD_BYTES)
+        return ledger.cleanable > max(share * ledger.live, _MIN_DEAD_BYTES)
 
     def make_room(self) -> bool:
         """Cleans until a segment has been given back; False if nothing dead can be."""
@@ -114,9 +123,7 @@ class Cleaner:
 
     def work(self, budget: int, *, spilled: bool = False) -> bool:
         """Moves about so many bytes; False if there is nothing to clean. Spilled segments come into memory by that."""
-        steps = _STEP_RECORDS
-        while budget > 0 and steps > 0:
-            steps -= 1
+        while budget > 0:
             if not self._victims and not self._choose(spilled=spilled):
                 return False
             budget -= self._clean_one()
@@ -129,10 +136,10 @@ class Cleaner:
             if pool.counts.dead_bytes < MAX_RECORD_BYTES:
                 continue
             for position, segment in enumerate(pool.segments):
-                share = segment.dead / (segment.resident or 1)
+                share = (segment.dead - segment.stuck) / (segment.resident or 1)
                 if segment.spilled and (not spilled or share < _SPILLED_DEAD or segment.unreadable):
                     continue
-                if segment.dead and (best is None or share > best[0]):
+                if share > 0 and (best is None or share > best[0]):
                     best = share, pool, position
         if best is None:
             return False
@@ -143,7 +150,7 @@ class Cleaner:
         room = self._segment_bytes - MAX_RECORD_BYTES
 
         def joins(neighbour: AnySegment) -> bool:
-            return neighbour.dead > 0 and not neighbour.spilled
+            return neighbour.dead > neighbour.stuck and not neighbour.spilled
 
         while (
             not segments[position].spilled
@@ -174,7 +181,7 @@ class Cleaner:
             self._victims = []
 
     def _clean_one(self) -> int:
-        """Deals with one record; answers what that cost, in bytes moved."""
+        """Deals with one record, or with some that lie side by side; answers what that cost, in bytes."""
         pool = self._pool
         assert pool is not None
         victim = self._victims[0]
@@ -182,18 +189,26 @@ class Cleaner:
         if not pool.holds(victim) or at >= victim.used:
             del self._victims[0]
             self._at = self._victims[0].passed if self._victims else 0
-            return 1
+            return _DEAD_RECORD_BYTES
         if isinstance(victim, Segment) and at - victim.released >= _RELEASE_BYTES:
             # Nothing lives before here; given back now, cleaning needs no memory in reserve.
             victim.passed = at
             pool.release(victim, at)
+        if isinstance(victim, Segment) and not victim.users:
+            target = self._room(pool, victim, MAX_RECORD_BYTES)
+            self._at, moved = pool.move_run(victim, at, target, _RUN_RECORDS)
+            if moved:
+                self.moved_bytes += self._at - at
+                if victim.live == 0:
+                    pool.give_back(victim)
+                return self._at - at + moved * _RECORD_BYTES
         record = victim.read(at)
         self._at = at + record.size
         locator = victim.base | at
         found = pool.leaves.read(record.leaf, record.first, record.pages)
         live = found.count(locator)
         if not live:
-            return 32
+            return _DEAD_RECORD_BYTES
         try:
             if live < record.pages and record.pages <= MAX_CHUNK_PAGES and record.encoding in {_LZ4, _RAW}:
                 pages = [page for page, holder in enumerate(found) if holder == locator]
@@ -206,7 +221,7 @@ class Cleaner:
                 victim.unreadable = True
             del self._victims[0]
             self._at = 0
-        return record.size
+        return record.size + _RECORD_BYTES
 
     def _room(self, pool: LogPool, victim: AnySegment, size: int) -> Segment:
         """Where survivors of the victim go."""

@@ -172,6 +172,24 @@ class Leaves:
         if not self._counts[number]:
             self._remove(number)
 
+    def move(self, number: int, first: int, pages: int, old: int, new: int) -> bool:
+        """Tells some pages that their record is elsewhere now, if every one of them is in it; answers whether."""
+        form = self._forms[number]
+        if isinstance(form, array):
+            if pages == 1:
+                if form[first] != old:
+                    return False
+                form[first] = new
+                return True
+            if form[first : first + pages].count(old) != pages:
+                return False
+            form[first : first + pages] = array("Q", (new,)) * pages
+            return True
+        if self.read(number, first, pages).count(old) != pages:
+            return False
+        self.write(number, first, [new] * pages)
+        return True
+
     def _make_dense(self, number: int, form: bytes, first: int, locators: Sequence[int]) -> None:
         dense = array("Q", _ABSENT)
         for page, locator in _unpack(form).items():

@@ -42,6 +42,7 @@ class Ledger:
         resident: bytes of segments and leaves.
         dead: of these, for pages that are gone.
         spilled: of these, on the disk; spilled_dead: of these and dead, in spilled segments.
+        stuck: of the dead bytes in memory, those that cleaning has tried in vain.
         tick: counts records, for their age.
     """
 
@@ -49,6 +50,7 @@ class Ledger:
     dead: int = 0
     spilled: int = 0
     spilled_dead: int = 0
+    stuck: int = 0
     tick: int = 0
 
     @property
@@ -63,8 +65,13 @@ class Ledger:
 
     @property
     def memory_dead(self) -> int:
-        """Bytes in memory that cleaning can give back."""
+        """Bytes in memory for pages that are gone."""
         return self.dead - self.spilled_dead
+
+    @property
+    def cleanable(self) -> int:
+        """Bytes in memory that cleaning can give back."""
+        return self.memory_dead - self.stuck
 
 
 class LogPool:
@@ -218,6 +225,8 @@ class LogPool:
         already_dead = record.length - record.live_bytes(live)
         self._charge_dead(source, record.size - already_dead)
         self._charge_dead(target, already_dead)
+        target.stuck += already_dead
+        self.ledger.stuck += already_dead
         if self.policy.ephemeral:
             target.mark(begin, source.age(at) if age is None else age)
         if at in source.users:
@@ -226,6 +235,31 @@ class LogPool:
         old, new = source.base | at, target.base | begin
         found = self.leaves.read(record.leaf, record.first, record.pages)
         self.write(record.leaf, record.first, [new if locator == old else locator for locator in found])
+
+    def move_run(self, source: Segment, at: int, target: Segment, most: int) -> tuple[int, int]:
+        """Copies records that lie side by side and whose every page lives, while there is room for them.
+
+        The first begins at `at`; at most `most` are moved. Answers where the first begins that was not, and how many were.
+        """
+        memory, leaves, base, end = source.memory, self.leaves, source.base, source.used
+        begin, shift = at, target.base + target.used - at
+        last = at + target.free
+        moved = 0
+        while at < end and moved < most:
+            number, first, pages, size = records.span(memory, at)
+            if at + size > last or not leaves.move(number, first, pages, base | at, at + shift):
+                break
+            if self.policy.ephemeral:
+                target.mark(at - begin + target.used, source.age(at))
+            at += size
+            moved += 1
+        length = at - begin
+        if length:
+            target.memory[target.used : target.used + length] = memory[begin:at]
+            target.used += length
+            self.ledger.resident += length
+            self._charge_dead(source, length)
+        return at, moved
 
     @staticmethod
     def note_use(segment: AnySegment, offset: int, user: int | None, *, touched: bool) -> None:
@@ -306,6 +340,7 @@ class LogPool:
         if segment.spilled:
             self.ledger.spilled -= segment.on_disk
             self.ledger.spilled_dead -= segment.dead
+        self.ledger.stuck -= segment.stuck
         self._forget_bytes(segment.resident)
         del self._by_number[segment.number]
         self.segments.remove(segment)
@@ -339,6 +374,7 @@ class LogPool:
         self._by_number[segment.number] = spilled
         self.ledger.spilled += spilled.on_disk
         self.ledger.spilled_dead += spilled.dead
+        self.ledger.stuck -= segment.stuck
         segment.close()
         return True
 

@@ -23,7 +23,7 @@ from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
-__all__ = ["CRC_BYTES", "MAX_RECORD_BYTES", "Record", "measure", "overhead", "read", "write"]
+__all__ = ["CRC_BYTES", "MAX_RECORD_BYTES", "Record", "measure", "overhead", "read", "span", "write"]
 
 _HEADER = Struct("<IIQH")
 _WIDE = Struct("<Q")
@@ -148,6 +148,23 @@ def write(
         at = end
     memory[at : at + len(data)] = data
     return at - begin
+
+
+def span(memory: memoryview, at: int) -> tuple[int, int, int, int]:
+    """Of the record at `at` the leaf's number, the first page, the pages, and all its bytes: a third of the cost of `read`."""
+    leaf, shape, _, _ = _HEADER.unpack_from(memory, at)
+    size = _HEADER.size
+    if shape & _WIDE_BIT:
+        size += _WIDE.size
+    if shape >> _ENCODING_SHIFT & 3 == _SAME_FILLED:
+        pages = (shape >> _SAME_PAGES_SHIFT & 511) + 1
+        size += SAME_FILLED_BYTES
+        if not shape & _SAME_CRCS_BIT:
+            return leaf, shape & 511, pages, size
+    else:
+        pages = (shape >> _CHUNK_PAGES_SHIFT & 15) + 1
+        size += (shape >> _LENGTH_SHIFT) + 1
+    return leaf, shape & 511, pages, size + CRC_BYTES * pages
 
 
 def read(memory: memoryview, at: int) -> Record:

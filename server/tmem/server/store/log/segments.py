@@ -35,6 +35,7 @@ class Segment:
         used: bytes filled, from the beginning.
         released: bytes given back already, from the beginning.
         dead: of the bytes from `released` to `used`, those that belong to no live page.
+        stuck: of the dead bytes, those of partly dead chunks that cleaning could not make smaller.
         users: offsets of records whose last user is not their writer, and who it is (shared pools).
         touched: of these, the ones used since they were written or moved to the log's end.
         passed: how far eviction has come.
@@ -55,6 +56,7 @@ class Segment:
         "number",
         "passed",
         "released",
+        "stuck",
         "touched",
         "used",
         "users",
@@ -72,6 +74,7 @@ class Segment:
         self.used = 0
         self.released = 0
         self.dead = 0
+        self.stuck = 0
         self.users: dict[int, int] = {}
         self.touched: set[int] = set()
         self.passed = 0

@@ -51,6 +51,7 @@ class SpilledSegment:
 
     spilled = True
     free = 0
+    stuck = 0
 
     __slots__ = (
         "_ages",

@@ -36,6 +36,8 @@ _SAME_FILLED = int(Encoding.SAME_FILLED)
 _MIN_SEGMENT_BYTES, _MAX_SEGMENT_BYTES = 256 << 10, 4 << 20
 # The most that making an extent's leaf can take.
 _LEAF_BYTES = 4096 + 512
+# What a flushed page counts to the cleaner, as bytes put: about what it leaves dead.
+_FLUSHED_BYTES = 1024
 # A pool that ends gives back so many pieces at once; the rest goes in steps.
 _PIECES_AT_ONCE = 8
 
@@ -254,6 +256,7 @@ class LogStore:
             condition = conditions[position] if conditions is not None else None
             number = pool.leaves.find(extent.object, extent.block)
             found.append(pool.unmap(number, extent.first, extent.pages, _sparing(version, condition)) if number else 0)
+        self._cleaner.keep_up(sum(found) * _FLUSHED_BYTES)
         return Flushed(found)
 
     def flush_object(self, key: int, version: Version, objects: Sequence[int]) -> Flushed:

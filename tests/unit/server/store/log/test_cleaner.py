@@ -4,11 +4,12 @@ import random
 
 import pytest
 from tests.pages import PAGE, random_page, same_filled_page, text_page
-from tests.stores import KEY, StoreUser
+from tests.stores import KEY, StoreUser, make_put
 
 from tmem.server.store.log import LogStore
 from tmem.server.store.log.segments import Segment
 from tmem.wire.copies import CopyCounter
+from tmem.wire.handles import Extent
 from tmem.wire.results import Code, Encoding, PoolKind, Reason
 
 SEGMENT = 256 << 10
@@ -102,6 +103,47 @@ def test_a_partly_dead_chunk_is_cut_to_what_lives_and_keeps_its_checksums():
     audit(store)
     for block in range(64):
         assert user.get(7, block * 512, 16).data == {page: pages[page] for page in (2, 3, 9)}
+
+
+def test_cleaning_ends_although_some_chunks_can_not_be_made_smaller():
+    """Pages of which each is the others' dictionary: a chunk with half of them costs as much as with all."""
+    store = make_store()
+    user = StoreUser(store)
+    chance = random.Random(1)
+    halves = [chance.randbytes(1400) + bytes(4096 - 1400) for _ in range(8)]
+    for block in range(60):
+        user.put(7, block * 512, b"".join(chance.choice(halves) for _ in range(512)))
+    for _ in range(4000):
+        user.flush(7, chance.randrange(60 * 512))
+    steps = 0
+    while store.step():
+        steps += 1
+        assert steps < 20_000
+    audit(store)
+    assert store._ledger.stuck == sum(segment.stuck for segment in store._pools[KEY].segments)
+    user.flush_object(7)
+    assert (store._ledger.stuck, resident(store)) == (0, 0)
+
+
+def test_dead_memory_is_bounded_when_one_message_kills_many_records():
+    store = make_store(1 << 30)
+    user = StoreUser(store)
+    chance = random.Random(2)
+    pages = [chance.randbytes(1400) + bytes(4096 - 1400) for _ in range(16)]
+    for block in range(24):
+        user.put(7, block * 512, b"".join(chance.choice(pages) for _ in range(512)), chunk_pages=1)
+    worst = 0.0
+    for number in range(60):
+        version = user.version()
+        if number % 6 == 5:
+            store.flush(KEY, version, [Extent(7, page, 1) for page in chance.sample(range(24 * 512), 256)], None)
+        else:
+            items = [(Extent(7, page, 1), chance.choice(pages)) for page in chance.sample(range(24 * 512), 512)]
+            store.put(KEY, version, make_put(items, version.sequence, chunk_pages=1), 1)
+        counts = store.counts()
+        worst = max(worst, counts.dead_bytes / (counts.payload_bytes + counts.index_bytes))
+    assert worst < 0.2
+    audit(store)
 
 
 def test_a_page_whose_bytes_went_bad_stays_bad_through_cleaning_and_its_neighbours_live():
