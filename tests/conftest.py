@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,12 @@ import tmem.client
 from tmem.client.testing import CaptiveDaemon
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Lets children be interrupted, wherever the tests run: in the background of a shell SIGINT is ignored, and they inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> list[str]:
