@@ -131,6 +131,7 @@ class Limits(_message.Message):
     STALLED_READER_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     MIN_PING_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    PAGE_OVERHEAD_BYTES_FIELD_NUMBER: _builtins.int
     max_extent_pages: _builtins.int
     max_batch_pages: _builtins.int
     """Pages of all extents of one put or get batch."""
@@ -155,6 +156,8 @@ class Limits(_message.Message):
     stalled_reader_timeout_ms: _builtins.int
     drain_timeout_ms: _builtins.int
     min_ping_interval_ms: _builtins.int
+    page_overhead_bytes: _builtins.int
+    """The most that one page of a dense block takes beside its encoded bytes."""
     def __init__(
         self,
         *,
@@ -179,10 +182,11 @@ class Limits(_message.Message):
         stalled_reader_timeout_ms: _builtins.int = ...,
         drain_timeout_ms: _builtins.int = ...,
         min_ping_interval_ms: _builtins.int = ...,
+        page_overhead_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_pages", b"default_chunk_pages", "drain_timeout_ms", b"drain_timeout_ms", "heartbeat_interval_ms", b"heartbeat_interval_ms", "max_answer_bytes", b"max_answer_bytes", "max_batch_extents", b"max_batch_extents", "max_batch_pages", b"max_batch_pages", "max_chunk_pages", b"max_chunk_pages", "max_extent_pages", b"max_extent_pages", "max_index", b"max_index", "max_message_bytes", b"max_message_bytes", "max_pool_name_chars", b"max_pool_name_chars", "max_pools_per_tenant", b"max_pools_per_tenant", "max_session_pools", b"max_session_pools", "max_window_batches", b"max_window_batches", "max_window_bytes", b"max_window_bytes", "memory_limit_bytes", b"memory_limit_bytes", "min_ping_interval_ms", b"min_ping_interval_ms", "object_id_bits", b"object_id_bits", "session_timeout_ms", b"session_timeout_ms", "stalled_reader_timeout_ms", b"stalled_reader_timeout_ms", "tenant_quota_bytes", b"tenant_quota_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_pages", b"default_chunk_pages", "drain_timeout_ms", b"drain_timeout_ms", "heartbeat_interval_ms", b"heartbeat_interval_ms", "max_answer_bytes", b"max_answer_bytes", "max_batch_extents", b"max_batch_extents", "max_batch_pages", b"max_batch_pages", "max_chunk_pages", b"max_chunk_pages", "max_extent_pages", b"max_extent_pages", "max_index", b"max_index", "max_message_bytes", b"max_message_bytes", "max_pool_name_chars", b"max_pool_name_chars", "max_pools_per_tenant", b"max_pools_per_tenant", "max_session_pools", b"max_session_pools", "max_window_batches", b"max_window_batches", "max_window_bytes", b"max_window_bytes", "memory_limit_bytes", b"memory_limit_bytes", "min_ping_interval_ms", b"min_ping_interval_ms", "object_id_bits", b"object_id_bits", "page_overhead_bytes", b"page_overhead_bytes", "session_timeout_ms", b"session_timeout_ms", "stalled_reader_timeout_ms", b"stalled_reader_timeout_ms", "tenant_quota_bytes", b"tenant_quota_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

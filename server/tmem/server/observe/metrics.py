@@ -300,17 +300,20 @@ class _Kind:
     pools: int = 0
     parked: int = 0
     held_bytes: int = 0
+    reserved_bytes: int = 0
 
     def add(self, pool: Pool, counts: Counts) -> None:
         self.pools += 1
         self.parked += pool.parked
         self.held_bytes += counts.payload_bytes + counts.dead_bytes + counts.index_bytes
+        self.reserved_bytes += pool.policy.reserved_bytes
 
 
 _BY_KIND = (
     ("tmem_pools", "Pools, by kind.", "pools"),
     ("tmem_parked_pools", "Pools that no live session works on, by kind.", "parked"),
     ("tmem_held_bytes", "Payload, dead bytes and index, by kind of pool.", "held_bytes"),
+    ("tmem_reserved_bytes", "Payload and index that pools were promised room for, by kind.", "reserved_bytes"),
 )
 
 # Reasons whose series exist from the beginning, at 0, so that their first refusal is seen as a rise.

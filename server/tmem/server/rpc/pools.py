@@ -260,6 +260,7 @@ class PoolsHandlers:
             pool,
             request.quota_bytes if request.HasField("quota_bytes") else None,
             request.weight if request.HasField("weight") else None,
+            request.reserved_bytes if request.HasField("reserved_bytes") else None,
         )
         return pb.ResizePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
@@ -312,6 +313,7 @@ def _describe(pool: Pool, pool_id: int) -> pb.Pool:
         incomplete=pool.incomplete,
         frozen=pool.frozen,
         parked=pool.parked,
+        reserved_bytes=policy.reserved_bytes,
     )
 
 
