@@ -130,14 +130,14 @@ class Holes:
     def _flushed(self, taken: Sequence[tuple[int, int]], result: FlushResult) -> None:
         self._flights -= 1
         for block, _ in taken:
-            # What was written meanwhile is no longer in here; what was given up once more is owed again.
+            # What was written meanwhile is no longer in here.
             mask = self._flying.pop(block, 0)
             if result.error is not None:
                 if mask:
                     self._owe(block, mask)
                 continue
             base = block * BLOCK_PAGES
-            for first, end in runs(mask & ~self._owed.get(block, 0)):
+            for first, end in runs(mask):
                 # Pages whose last write failed stay what they are: they were removed, but never given up.
                 states = self.states(base + first, end - first)
                 self._states[base + first : base + end] = states.replace(bytes((HOLE,)), bytes((ORDINARY,)))
