@@ -125,7 +125,7 @@ class Batch:
             raise worst
 
     async def _ack(self, result: GetResult) -> None:
-        operation = acknowledgement(self._pool, result)
+        operation = acknowledgement(self._pool, [result])
         if operation is not None:
             await self._stream.run(operation, self._options.write_timeout)
         result.taken = True

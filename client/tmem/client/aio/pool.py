@@ -132,7 +132,7 @@ class Pool(PoolFace):
         return Batch(self._core, self._stream, self._options, self._codec)
 
     async def _ack(self, result: GetResult) -> None:
-        operation = acknowledgement(self._core, result)
+        operation = acknowledgement(self._core, [result])
         if operation is not None:
             await self._stream.run(operation, self._options.write_timeout)
         result.taken = True

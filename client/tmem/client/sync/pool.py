@@ -133,7 +133,7 @@ class Pool(PoolFace):
         return Batch(self._core, self._stream, self._options, self._codec)
 
     def _ack(self, result: GetResult) -> None:
-        operation = acknowledgement(self._core, result)
+        operation = acknowledgement(self._core, [result])
         if operation is not None:
             self._stream.run(operation, self._options.write_timeout)
         result.taken = True
