@@ -57,6 +57,10 @@ class Settings(BaseModel):
     memory_limit: SizeBytes = Field(
         default=4 << 30, ge=1 << 20, description="memory for pages, dead ones and index included: 512MiB, 4GiB, ..."
     )
+    lock_memory: bool = Field(
+        default=False,
+        description="never let this process be swapped out; needed where programs of the same machine swap to it",
+    )
     tokens: Path | None = Field(
         default=None, description="TOML file of tenants and their tokens; without it everybody is the tenant `local`"
     )

@@ -284,6 +284,32 @@ class Hierarchy:
             return group.swap_forbidden  # inherited when a group is made, not afterwards
         return any(each.swap_forbidden for each in self.up_from(group))
 
+    def shelter(self, name: str) -> Group | None:
+        """Takes this process out of reach of every limit, and of swap: into a group of its own where it must.
+
+        Args:
+            name: of that group.
+
+        Returns:
+            The group that was made; None if the process is well where it is.
+
+        Raises:
+            OSError: it is in a limited group, and can't leave it.
+        """
+        now = self.of()
+        limited = self.limited(now) is not None
+        if not limited and self.keeps_swap_out(now):
+            return None
+        try:
+            group = self.create(name)
+            group.forbid_swap()
+            group.add(os.getpid())
+        except OSError:
+            if limited:
+                raise
+            return None  # its memory is locked anyway
+        return group
+
     def all(self) -> Iterator[Group]:
         """Every group, the top one last."""
         for path, _, _ in os.walk(self.root, topdown=False):

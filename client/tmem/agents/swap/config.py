@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from .shared import make_file
 
-__all__ = ["GONE", "LEFT", "READY", "STOP", "TAKE", "Config", "Descriptors"]
+__all__ = ["GONE", "LEFT", "READY", "STOP", "TAKE", "Config", "Descriptors", "shelter_name"]
 
 # What holder and worker say to each other, each a message of their socket.
 TAKE = b"take"
@@ -88,3 +88,8 @@ class Descriptors:
     def from_arguments(cls, arguments: list[str]) -> "Descriptors":
         """From its command line."""
         return cls(*map(int, arguments))
+
+
+def shelter_name(holder: int) -> str:
+    """The control group that a holder takes itself and its workers to, if they have to leave the one they are born in."""
+    return f"tmem-swap-{holder}"

@@ -23,19 +23,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import tmem.client
 from tmem.agents.host import kernel, loops, mounts, swaps
 from tmem.agents.host.processes import Identity
-from tmem.wire.errors import InvalidOption, PoolExists, TmemError
+from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
-from .config import Config
+from .config import Config, shelter_name
 from .fits import machine_hierarchy, obstacles
 from .protocol import FILE_NAME
+from .remote import NewPool, pool_name
+from .requirements import Machine, Need, missing, needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
 
-__all__ = ["DoesNotFit", "Options", "attach", "detach"]
+__all__ = ["DoesNotFit", "Options", "Unfit", "attach", "detach"]
 
 _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
@@ -55,6 +56,22 @@ class DoesNotFit(OSError):
     def __init__(self, name: str, why: list[str]) -> None:
         super().__init__(errno.ENOMEM, f"what {name} holds does not fit back: {'; '.join(why)}")
         self.obstacles = why
+
+
+class Unfit(OSError):
+    """This machine lacks something.
+
+    Attributes:
+        lacking: what, with what to do about it.
+    """
+
+    def __init__(self, lacking: list[Need]) -> None:
+        lines = "\n".join(f"  {need.what}: {need.found}. {need.advice}" for need in lacking)
+        super().__init__(errno.EOPNOTSUPP, f"this machine can't swap to a server yet:\n{lines}")
+        self.lacking = lacking
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,54 +102,46 @@ def attach(site: Site, options: Options) -> Record:
     """Makes a device, and lets the kernel swap to it.
 
     Raises:
-        InvalidOption: it exists, or can't be. TmemError: the server refuses. OSError: the machine does.
+        Unfit: the machine lacks something. InvalidOption: the device exists, or can't be. TmemError: the server refuses.
+        OSError: the machine does.
     """
     if options.size < 64 * PAGE_BYTES or options.size % PAGE_BYTES:
         raise InvalidOption(f"a device of {options.size} bytes can't be: whole pages of 4096 bytes, and 64 at least")
-    with site.locked(), ExitStack() as undo:
+    machine = Machine()
+    lacking = missing([*needs(machine), server_swapless(options.target, machine)])
+    if lacking:
+        raise Unfit(lacking)
+    with site.locked():
         if site.read() is not None:
             raise InvalidOption(
                 f"a device named {site.name!r} is attached already, or something is left of it: see `tmem swap status`, "
                 "and take it down with `tmem swap detach`"
             )
-        undo.callback(site.remove)
-        site.mount.mkdir(exist_ok=True)
-        config, record = _make_pool(site, options, undo)
-        record = _start_holder(site, record, config, options.log, undo)
-        record = _swap_on(site, record, options.priority, undo)
-        undo.pop_all()
+        # The innermost is undone first: whoever serves ends before the pool that it serves from goes.
+        with NewPool(options.target, options.token, pool_name(site.name)) as pool, ExitStack() as undo:
+            undo.callback(site.remove)
+            pool.create(options.size // PAGE_BYTES, options.overcommit, options.durability, options.chunk_pages)
+            config, record = _write_down(site, options, pool)
+            record = _start_holder(site, record, config, options.log, undo)
+            record = _swap_on(site, record, options.priority, undo)
+            undo.pop_all()
     return record
 
 
-def _make_pool(site: Site, options: Options, undo: ExitStack) -> tuple[Config, Record]:
-    """Makes the pool that the pages go to, with room for all of them."""
-    pool_name = f"swap/{os.uname().nodename}/{site.name}"
-    client = tmem.client.connect(options.target, token=options.token, name=f"tmem-swap {site.name}")
-    undo.callback(client.close)
-    pages = options.size // PAGE_BYTES
-    reserved = int(pages * (PAGE_BYTES + client.capabilities.limits.page_overhead_bytes) / options.overcommit)
-    try:
-        pool = client.create_pool(
-            pool_name, durability=options.durability, chunk_pages=options.chunk_pages, reserved_bytes=reserved
-        )
-    except PoolExists:
-        raise InvalidOption(
-            f"the server has a pool {pool_name!r} already: a machine of this name swaps to it, or did and was not "
-            f"detached. If none does, remove it: tmem destroy {pool_name}"
-        ) from None
-    undo.callback(_destroy, pool)
+def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Record]:
+    """What the holder is told, and what is known of the device from here on."""
     config = Config(
         name=site.name,
         directory=str(site.path),
         size=options.size,
         target=options.target,
         token=options.token,
-        pool=pool_name,
+        pool=pool.name,
         pool_token=pool.token.hex(),
         epoch=pool.epoch,
         durability=options.durability,
         chunk_pages=options.chunk_pages,
-        reserved_bytes=reserved,
+        reserved_bytes=pool.reserved_bytes,
         io_deadline=options.io_deadline,
         write_deadline=options.write_deadline,
     )
@@ -140,20 +149,15 @@ def _make_pool(site: Site, options: Options, undo: ExitStack) -> tuple[Config, R
         name=site.name,
         size=options.size,
         target=options.target,
-        pool=pool_name,
+        pool=pool.name,
         pool_id=pool.pool_id,
         durability=options.durability,
         io_deadline=options.io_deadline,
         started=time.time(),
     )
+    site.mount.mkdir(exist_ok=True)
     site.write(record)
     return config, record
-
-
-def _destroy(pool: tmem.client.Pool) -> None:
-    """The pool goes, unless the worker had taken it over: then it went with the worker."""
-    with suppress(TmemError):
-        pool.destroy()
 
 
 def _start_holder(site: Site, record: Record, config: Config, log: int | None, undo: ExitStack) -> Record:
@@ -338,9 +342,17 @@ def _end_holder(site: Site, record: Record) -> None:
             if error.errno not in {errno.EBUSY, errno.EINVAL}:
                 raise
             time.sleep(_POLL_SECONDS)
-    if record.holder is not None and not record.holder.wait(_END_SECONDS):
+    if record.holder is None:
+        return
+    if not record.holder.wait(_END_SECONDS):
         record.holder.signal(signal.SIGKILL)
         record.holder.wait(_END_SECONDS)
+    hierarchy = machine_hierarchy()
+    if hierarchy is not None:
+        shelter = hierarchy.group(shelter_name(record.holder.pid))
+        if shelter.path.exists():
+            shelter.kill()  # workers of a holder that had to be killed
+            shelter.remove()
 
 
 def _await(ready: Callable[[], bool], seconds: float) -> bool:

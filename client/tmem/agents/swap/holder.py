@@ -23,11 +23,13 @@ import socket
 import sys
 from contextlib import suppress
 
+from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.memory import lock_memory, take_standing
 from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
+from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
-from .config import LEFT, READY, STOP, TAKE, Config, Descriptors
+from .config import LEFT, READY, STOP, TAKE, Config, Descriptors, shelter_name
 from .protocol import MAX_REQUEST_BYTES, init_reply, parse_init
 from .shared import CONTROL_BYTES, Control, Identity, Word, make_file, now
 
@@ -92,6 +94,8 @@ class Holder:
         Raises:
             OSError: a step was refused.
         """
+        with suppress(InvalidOption):  # no memory controller, no limits
+            Hierarchy.find().shelter(shelter_name(os.getpid()))  # the workers follow
         self._fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         mount_fuse(self._fuse, self._mount_path, f"tmem:{self._config.name}", MAX_READ_BYTES)
         self._greet()

@@ -84,13 +84,9 @@ class Word(IntEnum):
     FLUSH_MESSAGES = 32
     PAGES_GOT = 33
     PAGES_PUT = 34
-    BYTES_PUT = 35
-    """Encoded, of PAGES_PUT pages."""
-    PAGES_STORED = 36
-    """Not a counter: how many the presence map knows to be stored."""
-    REMOTE_NANOSECONDS = 37
-    """Of lone gets, from asking to the answer; REMOTE_GETS counts them."""
-    REMOTE_GETS = 38
+    REMOTE_NANOSECONDS = 35
+    """Of gets, from asking to the answer; REMOTE_GETS counts them."""
+    REMOTE_GETS = 36
     IO_FLUSHER = 40
     OOM_EXEMPT = 41
 
