@@ -21,6 +21,8 @@ OFFSET_BITS = 32
 OFFSET_MASK = (1 << OFFSET_BITS) - 1
 # Ages are noted so seldom that they take 0.3 % of the memory.
 _MARK_BYTES = 4096
+# Python has no name for it yet.
+_MADV_DONTNEED_LOCKED = 24
 
 
 class Segment:
@@ -130,7 +132,7 @@ class Segment:
         given = end - self.released
         if given <= 0:
             return 0
-        self._map.madvise(mmap.MADV_DONTNEED, self.released, given)
+        _give_back(self._map, self.released, given)
         self.released = end
         self.dead -= given
         return given
@@ -142,3 +144,11 @@ class Segment:
             self._map.close()
         except BufferError:
             return  # an answer on its way holds a view; the map goes with that
+
+
+def _give_back(memory: mmap.mmap, start: int, length: int) -> None:
+    """The system takes pages back, also in a process whose memory is locked (--lock-memory)."""
+    try:
+        memory.madvise(_MADV_DONTNEED_LOCKED, start, length)
+    except OSError:  # a system older than Linux 5.18
+        memory.madvise(mmap.MADV_DONTNEED, start, length)
