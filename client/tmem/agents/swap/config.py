@@ -32,6 +32,7 @@ class Config:
         size: bytes.
         target, token: the server, and the tenant's secret if it wants one.
         pool: the pool's name. pool_token, epoch: the right to it, as it was made.
+        presence_bytes: of the presence map.
         durability, chunk_pages, reserved_bytes: how the pool was made, and is made again on a server that lost it.
         io_deadline: seconds within which a read is answered or fails; write_deadline: likewise.
     """
@@ -44,6 +45,7 @@ class Config:
     pool: str
     pool_token: str
     epoch: int
+    presence_bytes: int
     durability: str
     chunk_pages: int
     reserved_bytes: int

@@ -84,6 +84,10 @@ class Core:
         """Takes over from a worker that died."""
         self._holes.recover()
 
+    def lose(self, block: int, mask: int) -> None:
+        """Pages of a block (as bits) were on a server that lost them."""
+        self._holes.lose(block, mask)
+
     # ---- Requests ----
 
     def handle(self, request: Request, came: int, release: Callable[[], None] | None = None) -> bool:

@@ -31,7 +31,7 @@ from tmem.wire.limits import PAGE_BYTES
 from .config import Config, shelter_name
 from .fits import machine_hierarchy, obstacles
 from .protocol import FILE_NAME
-from .remote import NewPool, pool_name
+from .remote import NewPool, pool_name, presence_bytes
 from .requirements import Machine, Need, missing, needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
@@ -139,6 +139,7 @@ def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Re
         pool=pool.name,
         pool_token=pool.token.hex(),
         epoch=pool.epoch,
+        presence_bytes=presence_bytes(options.size // PAGE_BYTES),
         durability=options.durability,
         chunk_pages=options.chunk_pages,
         reserved_bytes=pool.reserved_bytes,

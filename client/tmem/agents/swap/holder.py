@@ -15,7 +15,6 @@ Signals do not end it while the device is mounted. When it is unmounted, it ends
 
 import errno
 import json
-import mmap
 import os
 import select
 import signal
@@ -70,7 +69,7 @@ class Holder:
         pages = config.size // PAGE_BYTES
         self.control_file = make_file("tmem-swap-control", CONTROL_BYTES)
         self._states = make_file("tmem-swap-states", pages)
-        self._presence = make_file("tmem-swap-presence", pages * 5 + mmap.PAGESIZE)
+        self._presence = make_file("tmem-swap-presence", config.presence_bytes)
         identity = Identity(bytes.fromhex(config.pool_token), config.epoch)
         self._control = Control.make(self.control_file, pages, identity)
         self._words = self._control.words

@@ -85,6 +85,13 @@ class Holes:
                 # Parts may have been: nobody will ask for them.
                 self._owe(block, mask)
 
+    def lose(self, block: int, mask: int) -> None:
+        """They were stored on a server that lost them: they can't be read, until something else is written there."""
+        base = block * BLOCK_PAGES
+        for first, end in runs(mask):
+            states = self.states(base + first, end - first)
+            self._states[base + first : base + end] = states.replace(bytes((ORDINARY,)), bytes((FAILED,)))
+
     def recover(self) -> None:
         """Takes over from a worker that died: what it gave up is still owed to the server."""
         for base in range(0, len(self._states), BLOCK_PAGES):

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import tmem.client.link
-from tmem.client import FlushResult, GetResult, PutResult
+from tmem.client import FlushResult, GetResult, PutResult, SharedPresence
 from tmem.wire.errors import Fenced, InvalidOption, NoSuchPool, PoolExists, TmemError
 from tmem.wire.limits import PAGE_BYTES
 
@@ -23,7 +23,7 @@ from .config import Config
 from .ports import Piece
 from .shared import Control, Identity, Word
 
-__all__ = ["OBJECT", "NewPool", "Pool", "Superseded", "pool_name"]
+__all__ = ["OBJECT", "NewPool", "Pool", "Superseded", "pool_name", "presence_bytes"]
 
 OBJECT = 0
 """All pages of a device are of this object; a page's index is its place on the device."""
@@ -31,6 +31,11 @@ OBJECT = 0
 # Deadlines are rounded down to this, so that those of requests that have just come are the same number.
 _GRAIN_SECONDS = 0.1
 _FLUSH_SECONDS = 10.0
+
+
+def presence_bytes(pages: int) -> int:
+    """How much memory the presence map of a device takes."""
+    return SharedPresence.size(pages)
 
 
 def pool_name(device: str) -> str:
@@ -94,16 +99,21 @@ class Pool:
 
     Args:
         config: the device's. control: the shared memory. presence: where the presence map is kept.
+        lose: told a block and pages of it, as bits, that are lost.
 
     Attributes:
         ready: it is open.
     """
 
-    def __init__(self, config: Config, control: Control, presence: memoryview) -> None:
+    def __init__(
+        self, config: Config, control: Control, presence: memoryview, lose: Callable[[int, int], None]
+    ) -> None:
         self._config = config
         self._control = control
         self._words = control.words
-        self._presence = presence
+        # The kernel says again what was on its way: there is no need to settle it before that.
+        self._presence = SharedPresence(presence, config.size // PAGE_BYTES, OBJECT, ask_later=True)
+        self._lose = lose
         self._client: tmem.client.link.Client | None = None
         self._pool: tmem.client.link.Pool
         self._epoch = control.identity.epoch
@@ -144,17 +154,32 @@ class Pool:
     def _open(self, client: tmem.client.link.Client) -> tmem.client.link.Pool:
         config, identity = self._config, self._control.identity
         try:
-            return client.open_pool(config.pool, identity.token, identity.epoch)
+            return client.open_pool(config.pool, identity.token, identity.epoch, presence=self._presence)
         except NoSuchPool:
-            # The server has lost it, or somebody destroyed it. What was in it is gone; new pages can go out.
-            made = client.create_pool(
-                config.pool,
-                durability=config.durability,
-                chunk_pages=config.chunk_pages,
-                reserved_bytes=config.reserved_bytes,
-            )
-            self._control.remember(Identity(made.token, identity.epoch))
-            return client.open_pool(config.pool, made.token, identity.epoch)
+            return self._make_again(client)
+
+    def _make_again(self, client: tmem.client.link.Client) -> tmem.client.link.Pool:
+        """The server has lost the pool, or somebody destroyed it: what was in it is gone, and new pages can go out.
+
+        A worker that is killed in here leaves what the next one begins with again: what is lost is written down first, and
+        a pool that was made and that nobody knows the token of is removed.
+        """
+        config = self._config
+        for block, known in self._presence.blocks_of(OBJECT):
+            self._lose(block, known.stored | known.uncertain)
+        self._presence.reset()
+        for left in client.pools():
+            if left.name == config.pool:
+                client.destroy_parked(left.pool_id)
+        made = client.create_pool(
+            config.pool,
+            durability=config.durability,
+            chunk_pages=config.chunk_pages,
+            reserved_bytes=config.reserved_bytes,
+            presence=self._presence,
+        )
+        self._control.remember(Identity(made.token, made.epoch))
+        return made
 
     def _note_epoch(self) -> None:
         self._epoch = self._pool.epoch

@@ -45,7 +45,7 @@ class State(IntEnum):
     HOLE = 1
     """Given up by the kernel: zeros. Its removal from the server is still owed."""
     FAILED = 2
-    """A write of it failed: what it holds is not what anybody wrote last, so that it can't be read."""
+    """A write of it failed, or what was written is lost: it can't be read until something else is written there."""
 
 
 class Word(IntEnum):

@@ -63,7 +63,9 @@ class Worker:
         pages = self._words[Word.PAGES]
         states = map_sparse(self._descriptors.states, pages)
         presence = map_sparse(self._descriptors.presence, os.fstat(self._descriptors.presence).st_size)
-        self._pool = Pool(self._config, self._control, memoryview(presence))
+        self._pool = Pool(
+            self._config, self._control, memoryview(presence), lambda block, mask: self._core.lose(block, mask)
+        )
         self._core = Core(
             memoryview(states),
             self._words,
