@@ -111,5 +111,9 @@ def failures_told() -> Iterator[None]:
         fail(str(error), 2)
     except TmemError as error:
         fail(str(error), 3)
+    except ModuleNotFoundError as error:
+        if "tmem[" not in str(error):
+            raise
+        fail(str(error), 1)  # an extra is not installed
     except KeyboardInterrupt:
         fail("interrupted", 130)

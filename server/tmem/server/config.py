@@ -26,7 +26,7 @@ __all__ = ["ConfigError", "Loaded", "Settings", "add_flags", "load"]
 
 ENV_PREFIX = "TMEM_"
 # Variables of this prefix that belong to clients, or that name the file itself.
-_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE"}
+_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE", "TMEM_RUN_DIR"}
 
 _SIZES = {"memory_limit", "max_window", "spill_limit"}
 

@@ -1,7 +1,7 @@
 """How a device is, for those who look.
 
 Owns: one reading of all figures (`Reading`), and what two readings say of the time between them (`Interval`). Nothing here asks
-the holder or a worker anything, so that looking works whatever hangs; and nothing asks the server but `ratio`, which is told so.
+the holder or a worker anything, so that looking works whatever hangs; only `Compression` asks the server.
 
 Units: bytes, seconds; a figure that is not known is None.
 """
@@ -10,14 +10,20 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import tmem.client
+import tmem.client.link
 from tmem.agents.host import swaps
+from tmem.wire.errors import TmemError
 from tmem.wire.limits import PAGE_BYTES
 
 from .shared import Latencies, Word
 from .state import Record, Site, open_control
 
-__all__ = ["Interval", "Reading", "compression", "read_device"]
+__all__ = ["Compression", "Interval", "Reading", "read_device"]
+
+
+_ASK_SECONDS = 1.0
+_PATIENCE_SECONDS = 0.3
+_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +184,46 @@ def _condition(record: Record, words: tuple[int, ...], *, in_use: bool) -> str:
     return "attached"
 
 
-def compression(client: tmem.client.Client, record: Record) -> float | None:
-    """Plain bytes that the server holds for a device, to bytes that they take there; None if it holds none.
+class Compression:
+    """How well what is out compresses: plain bytes that the server holds to bytes that they take there.
 
-    Raises:
-        TmemError: the server does not say.
+    Args:
+        target, token: the server. A server that can't be asked just now is asked again later, and waited for briefly.
+
+    Attributes:
+        known: the last answer; None without any.
     """
-    stat = client.stat_pool(record.pool_id)
-    stored = stat.payload_bytes + stat.index_bytes
-    return stat.pages * PAGE_BYTES / stored if stored and stat.pages else None
+
+    def __init__(self, target: str, token: str | None) -> None:
+        self._target = target
+        self._token = token
+        self._client: tmem.client.link.Client | None = None
+        self._asked = 0.0
+        self.known: float | None = None
+
+    def of(self, record: Record) -> float | None:
+        """That of a device, as of the last second; None while nothing is known."""
+        moment = time.monotonic()
+        if moment - self._asked < _ASK_SECONDS:
+            return self.known
+        self._asked = moment
+        try:
+            if self._client is None:
+                self._client = tmem.client.link.connect(
+                    self._target, token=self._token, connect_timeout=_PATIENCE_SECONDS, call_timeout=_PATIENCE_SECONDS
+                )
+            stat = self._client.stat_pool(record.pool_id)
+        except TmemError:
+            self.close()
+            self._asked = moment + _AGAIN_SECONDS
+            return self.known
+        stored = stat.payload_bytes + stat.index_bytes
+        if stored and stat.pages:
+            self.known = stat.pages * PAGE_BYTES / stored
+        return self.known
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
