@@ -156,16 +156,24 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                 bars.update(bar, total=out, completed=out - left)
 
             try:
-                take_down(Site(run_directory, name), force=force, progress=told)
+                pool_gone = take_down(Site(run_directory, name), force=force, progress=told)
             except DoesNotFit as error:
                 fail(f"{name} stays attached: what it holds does not fit back\n  " + "\n  ".join(error.obstacles), 1)
             except KeyboardInterrupt:
                 fail(f"interrupted: {name} stays attached", 130)
         seconds = time.monotonic() - begun
         if as_json:
-            print_json({"name": name, "brought_back_bytes": most, "seconds": round(seconds, 3)})
+            print_json(
+                {"name": name, "brought_back_bytes": most, "seconds": round(seconds, 3), "pool_destroyed": pool_gone}
+            )
         else:
             console.print(f"{name} is detached: {format_bytes(most)} brought back in {seconds:.1f} s")
+        if not pool_gone:
+            talk.print(
+                f"tmem: the server could not be told: its pool for {name} is left there; `tmem pools` lists it, and "
+                "`tmem destroy` removes it",
+                soft_wrap=True,
+            )
 
 
 @swap.command()

@@ -14,7 +14,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -167,22 +166,27 @@ def _start_holder(site: Site, record: Record, config: Config, log: int | None, u
     config_file = config.to_file()
     out = os.open(site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log is None else log
     try:
+        for descriptor in (config_file, write_end):
+            os.set_inheritable(descriptor, True)  # noqa: FBT003
         command = [sys.executable, "-m", "tmem.agents.swap.holder", str(config_file), str(write_end)]
-        process = subprocess.Popen(  # noqa: S603  the interpreter itself
+        # In a session of its own: what is typed at a terminal is not for it. Nobody waits for its end here.
+        pid = os.posix_spawn(
+            sys.executable,
             command,
-            pass_fds=(config_file, write_end),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            cwd="/",
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out, 1),
+                (os.POSIX_SPAWN_DUP2, out, 2),
+            ],
+            setsid=True,
         )
     finally:
         os.close(write_end)
         os.close(config_file)
         if log is None:
             os.close(out)
-    record = site.update(record, holder=Identity.of(process.pid))
+    record = site.update(record, holder=Identity.of(pid))
     undo.callback(_end_holder, site, record)
     with os.fdopen(read_end, "rb") as pipe:
         answer = json.loads(pipe.read() or b"null")
@@ -227,13 +231,16 @@ def _swap_on(site: Site, record: Record, priority: int | None, undo: ExitStack) 
 # ---- The way back ----
 
 
-def detach(site: Site, *, force: bool = False, progress: Progress | None = None) -> None:
+def detach(site: Site, *, force: bool = False, progress: Progress | None = None) -> bool:
     """Takes a device down; it works on whatever a crash has left of one.
 
     Args:
         force: also if what is out does not fit back, or can't be had back: programs that it belongs to are killed then,
             by the kernel, when they touch it.
         progress: told how far it is.
+
+    Returns:
+        Whether the pool on the server went with it; if the server could not be asked, it is left there.
 
     Raises:
         InvalidOption: there is none of this name. DoesNotFit: nothing has changed.
@@ -253,8 +260,14 @@ def detach(site: Site, *, force: bool = False, progress: Progress | None = None)
             _await(lambda: not _is_ours(site, device), _END_SECONDS) or loops.clear(device)
             if not _await(lambda: not _is_ours(site, device), _END_SECONDS):
                 raise OSError(errno.EBUSY, f"{device} is still in use by another program: end it, and detach again")
+        control = open_control(record)
         _end_holder(site, record)
         site.remove()
+    if control is None:
+        return False
+    gone = bool(control.words[Word.POOL_GONE])
+    control.close()
+    return gone
 
 
 def _is_ours(site: Site, device: str) -> bool:
@@ -348,6 +361,8 @@ def _end_holder(site: Site, record: Record) -> None:
     if not record.holder.wait(_END_SECONDS):
         record.holder.signal(signal.SIGKILL)
         record.holder.wait(_END_SECONDS)
+    with suppress(ChildProcessError):  # it is ours only if it was attached by this very process
+        os.waitpid(record.holder.pid, os.WNOHANG)
     hierarchy = machine_hierarchy()
     if hierarchy is not None:
         shelter = hierarchy.group(shelter_name(record.holder.pid))

@@ -268,6 +268,7 @@ def say(message: str) -> None:
 def main() -> None:
     """Runs a holder: `holder CONFIG REPORT`, two descriptors; what became of the start is written to the second."""
     config_file, report = int(sys.argv[1]), int(sys.argv[2])
+    os.chdir("/")
     os.set_inheritable(report, False)  # noqa: FBT003  workers would keep it open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: say("still attached: use `tmem swap detach`"))

@@ -10,6 +10,8 @@ killed in between leaves there when each request first came, and the next one ke
 import os
 from collections.abc import Callable
 
+from tmem.wire.errors import TmemError
+
 from .ports import Buffer
 from .protocol import RESEND, RESENT, Forget, Interrupt, Read, Request, Write, pack_header, parse
 from .reads import MAX_READ_PAGES
@@ -21,6 +23,7 @@ __all__ = ["Kernel"]
 _RING_BYTES = 16 << 20
 _REPLY_BUFFERS = 64
 _PAGE_BYTES = 4096
+_QUIET_NANOSECONDS = 1_000_000_000
 _UNANSWERED = {Forget, Interrupt}
 
 
@@ -29,17 +32,23 @@ class Kernel:
 
     Args:
         descriptor: of /dev/fuse, not blocking. control: the shared memory. clock: nanoseconds.
+        say: writes a line to the log.
 
     Attributes:
         in_hand: how many requests are unanswered.
     """
 
-    def __init__(self, descriptor: int, control: Control, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, descriptor: int, control: Control, clock: Callable[[], int], say: Callable[[str], None]
+    ) -> None:
         self._descriptor = descriptor
         self._words = control.words
         self._table = control.table
         self._latency = {Read: control.read_latency, Write: control.write_latency}
         self._clock = clock
+        self._say = say
+        self._quiet_until = 0
+        self._untold = 0
         self._ring = Ring(_RING_BYTES)
         self._buffers = ReplyBuffers(_REPLY_BUFFERS, (MAX_READ_PAGES + 1) * _PAGE_BYTES)
         self._slots: dict[int, tuple[int, int, memoryview | None]] = {}  # by number: place, came, latencies
@@ -100,6 +109,17 @@ class Kernel:
         return True
 
     # ---- Answers ----
+
+    def tell(self, what: str, error: TmemError) -> None:
+        """Says in the log why something failed; not each of many."""
+        moment = self._clock()
+        if moment >= self._quiet_until:
+            more = f" (and {self._untold} others since the last of these lines)" if self._untold else ""
+            self._say(f"{what} failed: {error}{more}")
+            self._quiet_until = moment + _QUIET_NANOSECONDS
+            self._untold = 0
+        else:
+            self._untold += 1
 
     def send(self, unique: int, message: bytes) -> None:
         """Sends a whole reply."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tmem.client import FlushResult, GetResult, PutResult
+from tmem.wire.errors import TmemError
 
 __all__ = ["Answers", "Buffer", "Piece", "Remote"]
 
@@ -50,6 +51,9 @@ class Answers(Protocol):
 
     def send_data(self, unique: int, buffer: Buffer, start: int, size: int) -> None:
         """Answers a read with bytes of its buffer, which is free again."""
+
+    def tell(self, what: str, error: TmemError) -> None:
+        """Something failed with this error, which the kernel will not be told: it only gets EIO."""
 
     def take_buffer(self) -> Buffer | None:
         """Room for MAX_READ_PAGES + 1 pages; None while all are in use."""

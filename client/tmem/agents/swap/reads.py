@@ -174,6 +174,7 @@ class Reads:
         self._words[Word.READS_FAILED] += 1
         if not isinstance(error, PageError | Refused):
             self._words[Word.DEADLINES_PASSED] += 1
+        self._answers.tell(f"read of pages {read.first}..{read.first + read.count - 1}", error)
         self._answers.send(read.unique, error_reply(read.unique, errno.EIO))
         if read.buffer is not None:
             self._answers.give_buffer(read.buffer)

@@ -63,6 +63,8 @@ class Word(IntEnum):
     IDENTITY_CHOICE = 9
     HOLDER_BEAT = 10
     CONNECTIONS = 11
+    POOL_GONE = 12
+    """1: the device was taken down, and its pool destroyed."""
     # Counted from here on.
     READS = 16
     PAGES_READ = 17

@@ -46,11 +46,12 @@ class Worker:
         self._socket = socket.socket(fileno=descriptors.socket)
         self._control = Control(descriptors.control)
         self._words = self._control.words
-        self._kernel = Kernel(descriptors.fuse, self._control, now)
+        self._kernel = Kernel(descriptors.fuse, self._control, now, say)
         self._poll = select.epoll()
         self._link = (-1, -1, 0)  # what is registered of it: generation, descriptor, events
         self._tick_at = 0
         self._open_at = 0
+        self._stopped = False
 
     def stand_by(self) -> bool:
         """Makes ready, and waits to be told to take over; answers whether it was."""
@@ -159,7 +160,10 @@ class Worker:
         self._open_at = now() + _OPEN_AGAIN_NANOSECONDS
 
     def _listen(self) -> None:
-        if not self._socket.recv(16):
+        message = self._socket.recv(16)
+        if message == STOP:
+            self._stopped = True  # the kernel is about to say so too
+        elif not message:
             # Nobody will replace this worker: it serves as long as it can.
             self._poll.unregister(self._socket)
             say("the holder is gone; this worker goes on alone")
@@ -168,9 +172,10 @@ class Worker:
         """The device is gone. The holder says whether that was meant; the pool goes with it then."""
         self._socket.settimeout(_STOP_SECONDS)
         try:
-            if self._socket.recv(16) != STOP:
+            if not self._stopped and self._socket.recv(16) != STOP:
                 return 0
             self._pool.destroy()
+            self._words[Word.POOL_GONE] = 1
             self._socket.send(GONE)
         except (OSError, TmemError) as error:
             say(f"the pool {self._config.pool!r} is left on the server: {error}")

@@ -131,7 +131,7 @@ class Writes:
         self._words[Word.WRITES] += 1
 
         def finished(error: TmemError | None) -> None:
-            self._answer(unique, size, error)
+            self._answer(unique, offset, size, error)
 
         if offset % PAGE_BYTES or size % PAGE_BYTES:
             self.patch(offset, bytes(data), came, finished)
@@ -143,13 +143,14 @@ class Writes:
             self._stage(write)
         return True
 
-    def _answer(self, unique: int, size: int, error: TmemError | None) -> None:
+    def _answer(self, unique: int, offset: int, size: int, error: TmemError | None) -> None:
         if error is None:
             self._answers.send(unique, write_reply(unique, size))
             return
         self._words[Word.WRITES_FAILED] += 1
         if isinstance(error, DeadlineExceeded | Unavailable):
             self._words[Word.DEADLINES_PASSED] += 1
+        self._answers.tell(f"write of {size} bytes at page {offset // PAGE_BYTES}", error)
         self._answers.send(unique, error_reply(unique, errno.EIO))
 
     # ---- Whole pages ----

@@ -161,6 +161,7 @@ class Kernel:
 
     def __init__(self, buffers: int = 20) -> None:
         self.answers: dict[int, int | bytes] = {}
+        self.told: list[tuple[str, TmemError]] = []
         self.free = [Room() for _ in range(buffers)]
 
     def send(self, unique: int, message: bytes) -> None:
@@ -174,6 +175,9 @@ class Kernel:
         assert unique not in self.answers, "answered twice"
         self.answers[unique] = bytes(buffer.data[start : start + size])
         self.give_buffer(buffer)
+
+    def tell(self, what: str, error: TmemError) -> None:
+        self.told.append((what, error))
 
     def take_buffer(self) -> Room | None:
         return self.free.pop() if self.free else None
