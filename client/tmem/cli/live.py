@@ -101,7 +101,9 @@ def draw_run(figures: "Figures", order: "Order", rates: Trend) -> RenderableType
         "memory",
         bar([(figures.resident, "green"), (figures.remote, "blue")], whole),
         Text.assemble(
-            (f"{format_bytes(figures.resident)} here", "green"), "  ", (f"{format_bytes(figures.remote)} remote", "blue")
+            (f"{format_bytes(figures.resident)} here", "green"),
+            "  ",
+            (f"{format_bytes(figures.remote)} remote", "blue"),
         ),
     )
     grid.add_row("faults", Text(rates.draw(), style="yellow"), f"{rates.last:,.0f} a second, {figures.faults:,} in all")

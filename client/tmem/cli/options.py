@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import tmem.client
-from tmem.wire.errors import LocalError, TmemError
+from tmem.wire.errors import LocalError, MachineError, TmemError
 
 from .output import talk
 
@@ -109,6 +109,8 @@ def failures_told() -> Iterator[None]:
         yield
     except LocalError as error:
         fail(str(error), 2)
+    except MachineError as error:
+        fail(str(error), 1)
     except TmemError as error:
         fail(str(error), 3)
     except ModuleNotFoundError as error:

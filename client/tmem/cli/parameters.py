@@ -16,7 +16,7 @@ _UNITS = {"": 1.0, "s": 1.0, "ms": 0.001, "m": 60.0, "min": 60.0, "h": 3600.0}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)")
 
 
-class _Size(click.ParamType):
+class _Size(click.ParamType):  # type: ignore[type-arg]  # it has arguments since click 8.5
     """Bytes."""
 
     name = "size"
@@ -28,7 +28,7 @@ class _Size(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class _Duration(click.ParamType):
+class _Duration(click.ParamType):  # type: ignore[type-arg]
     """Seconds."""
 
     name = "duration"

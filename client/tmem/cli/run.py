@@ -36,9 +36,15 @@ _LOOK_SECONDS = 0.2
     help="swap: a control group and a swap device, for any program, as root. pager: a preload shim for large allocations.",
 )
 @click.option("--size", type=SIZE, help="How much may go out, kept free on the server.  [default: 4GiB]")
-@click.option("--overcommit", default=1.0, show_default=True, type=click.FloatRange(1.0, 100.0), help="As of swap attach.")
 @click.option(
-    "--durability", type=click.Choice(["memory", "disk"]), default="memory", show_default=True, help="As of swap attach."
+    "--overcommit", default=1.0, show_default=True, type=click.FloatRange(1.0, 100.0), help="As of swap attach."
+)
+@click.option(
+    "--durability",
+    type=click.Choice(["memory", "disk"]),
+    default="memory",
+    show_default=True,
+    help="As of swap attach.",
 )
 @click.option("--io-deadline", default="30s", show_default=True, type=DURATION, help="As of swap attach.")
 @click.option("--live/--no-live", default=None, help="Draw how it does while it runs.  [default: on a terminal]")
@@ -65,13 +71,12 @@ def run(
     The exit status is the program's own (128 + n for signal n), or as of all commands if it could not be started.
     """
     from tmem.agents.run.ways import Order
-    from tmem.agents.swap.device import Unfit
 
     order = Order(list(command), memory, size, server.target, server.token)
     try:
         running = _way(via, run_directory, options).start(order)
-    except (Unfit, PermissionError) as error:
-        fail(str(error), 1)
+    except PermissionError as error:
+        fail(f"{error}; it takes root", 1)
     with running:
         begun = time.monotonic()
         status = _wait(running, order, drawn=talk.is_terminal if live is None else live)
@@ -145,7 +150,9 @@ def describe(figures: "Figures", order: "Order", status: int, seconds: float) ->
 def tell(figures: "Figures", order: "Order", status: int, seconds: float) -> None:
     """The report, for people."""
     if status == 128 + signal.SIGBUS:
-        talk.print("tmem: the program was killed by SIGBUS: memory that it touched could not be had back from the server")
+        talk.print(
+            "tmem: the program was killed by SIGBUS: memory that it touched could not be had back from the server"
+        )
     if figures.more.get("oom_kills"):
         talk.print(
             f"tmem: the kernel killed a process of it for want of memory: {format_bytes(order.memory)} are less than it needs "
@@ -160,13 +167,18 @@ def tell(figures: "Figures", order: "Order", status: int, seconds: float) -> Non
 
     peak = "-" if figures.peak is None else format_bytes(figures.peak)
     ratio = "-" if figures.ratio is None else f"{figures.ratio:.2f}"
-    lines = [
-        f"ran {seconds:.1f} s with {peak} of {format_bytes(order.memory)} here and up to "
-        f"{format_bytes(figures.remote_peak)} on {order.target}, compressed {ratio} : 1",
-        f"{figures.faults:,} waits for a page, of which half took less than {microseconds(figures.fault_p50)} and 1 % more than "
-        f"{microseconds(figures.fault_p99)}",
-        f"{format_bytes(figures.pages_out * 4096)} went out in {number(figures.messages_out_per_mib)} messages per MiB, "
-        f"{format_bytes(figures.pages_in * 4096)} came in in {number(figures.messages_in_per_mib)}",
-    ]
-    for line in lines:
-        talk.print(f"tmem: {line}", soft_wrap=True)
+    limit = format_bytes(order.memory)
+    remote = format_bytes(figures.remote_peak)
+    talk.print(
+        f"tmem: ran {seconds:.1f} s with {peak} of {limit} here, and up to {remote} on {order.target}", soft_wrap=True
+    )
+    p50, p99 = microseconds(figures.fault_p50), microseconds(figures.fault_p99)
+    talk.print(
+        f"tmem: {figures.faults:,} waits for a page: half took less than {p50}, 1 % more than {p99}", soft_wrap=True
+    )
+    out, back = format_bytes(figures.pages_out * 4096), format_bytes(figures.pages_in * 4096)
+    talk.print(
+        f"tmem: {out} went out by {number(figures.messages_out_per_mib)} messages per MiB, compressed {ratio} : 1, and {back} "
+        f"came in by {number(figures.messages_in_per_mib)}",
+        soft_wrap=True,
+    )

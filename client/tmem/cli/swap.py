@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tmem.wire.errors import MachineError
+
 from .options import Server, fail, failures_told, server_options
 from .output import console, format_bytes, print_json, print_table, progress, talk
 from .parameters import DURATION, SIZE
@@ -66,29 +68,26 @@ def swap() -> None:
 @click.option("--foreground", is_flag=True, help="Stay, and detach at SIGTERM or Ctrl-C: for systemd.")
 @run_directory_option
 @server_options
-def attach(
-    server: Server, name: str, size: int, run_directory: Path, *, foreground: bool, **options: Any
-) -> None:
+def attach(server: Server, name: str, size: int, run_directory: Path, *, foreground: bool, **options: Any) -> None:
     """Make a swap device whose pages are on the server, and let the kernel use it.
 
     The server keeps room for all of SIZE, or the command refuses. What is missing on this machine is listed; see also
     `tmem doctor`.
     """
-    from tmem.agents.swap.device import Options, Unfit
+    from tmem.agents.swap.device import Options
     from tmem.agents.swap.device import attach as make
     from tmem.agents.swap.state import Site
 
     size -= size % 4096
     settings = Options(server.target, server.token, size, log=2 if foreground else None, **options)
-    try:
-        site = Site(run_directory, name)
-        record = make(site, settings)
-    except Unfit as error:
-        fail(str(error), 1)
+    site = Site(run_directory, name)
+    record = make(site, settings)
     if server.json:
         print_json(_described(record))
     else:
-        console.print(f"{record.name}: the kernel swaps to {record.device}, {format_bytes(record.size)} on {record.target}")
+        console.print(
+            f"{record.name}: the kernel swaps to {record.device}, {format_bytes(record.size)} on {record.target}"
+        )
     if foreground:
         _stay(site, record)
 
@@ -123,8 +122,8 @@ def _stay(site: "Site", record: "Record") -> None:
         notify(STOPPING="1", STATUS="detaching")
         try:
             take_down(site)
-        except OSError as error:
-            talk.print(f"tmem: {record.name} stays attached: {error}", soft_wrap=True)
+        except (OSError, MachineError) as error:
+            talk.print(f"tmem: {error}", soft_wrap=True)
             notify(STATUS=f"still attached: {error}")
         else:
             return
@@ -132,7 +131,9 @@ def _stay(site: "Site", record: "Record") -> None:
 
 @swap.command()
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also if what is out can't be had back: programs that it belongs to are killed.")
+@click.option(
+    "--force", is_flag=True, help="Also if what is out can't be had back: programs that it belongs to are killed."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @run_directory_option
 def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> None:
@@ -141,7 +142,6 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
     First it looks whether all of it fits into memory; if it does not, or if you press Ctrl-C, the device stays as it was.
     """
     with failures_told():
-        from tmem.agents.swap.device import DoesNotFit
         from tmem.agents.swap.device import detach as take_down
         from tmem.agents.swap.state import Site
 
@@ -156,19 +156,19 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                 bars.update(bar, total=out, completed=out - left)
 
             try:
-                pool_gone = take_down(Site(run_directory, name), force=force, progress=told)
-            except DoesNotFit as error:
-                fail(f"{name} stays attached: what it holds does not fit back\n  " + "\n  ".join(error.obstacles), 1)
+                done = take_down(Site(run_directory, name), force=force, progress=told)
             except KeyboardInterrupt:
                 fail(f"interrupted: {name} stays attached", 130)
         seconds = time.monotonic() - begun
+        back = max(0, most - done.given_up)
         if as_json:
-            print_json(
-                {"name": name, "brought_back_bytes": most, "seconds": round(seconds, 3), "pool_destroyed": pool_gone}
-            )
-        else:
-            console.print(f"{name} is detached: {format_bytes(most)} brought back in {seconds:.1f} s")
-        if not pool_gone:
+            report = {"name": name, "brought_back_bytes": back, "given_up_bytes": done.given_up}
+            print_json(report | {"seconds": round(seconds, 3), "pool_destroyed": done.pool_gone})
+            return
+        console.print(f"{name} is detached: {format_bytes(back)} brought back in {seconds:.1f} s")
+        if done.given_up:
+            talk.print(f"tmem: {format_bytes(done.given_up)} could not be had back, and are lost", soft_wrap=True)
+        if not done.pool_gone:
             talk.print(
                 f"tmem: the server could not be told: its pool for {name} is left there; `tmem pools` lists it, and "
                 "`tmem destroy` removes it",
@@ -182,9 +182,7 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
 @click.option("--interval", default="1s", show_default=True, type=DURATION, help="How often, with --watch.")
 @run_directory_option
 @server_options
-def status(
-    server: Server, name: str | None, run_directory: Path, interval: float, *, watch: bool
-) -> None:
+def status(server: Server, name: str | None, run_directory: Path, interval: float, *, watch: bool) -> None:
     """Show swap devices: what is out, how long reads take, and what is wrong.
 
     It asks no process of theirs, and works whatever hangs. Exit status 1 if something is wrong with one.
@@ -256,7 +254,10 @@ def _print(server: Server, found: "list[Reading]") -> None:
             "messages per MiB written",
             *(number(reading.messages_per_mib(Word.PUT_MESSAGES, Word.PAGES_PUT), "{:.1f}") for reading in found),
         ],
-        ["reads, writes failed", *(f"{reading[Word.READS_FAILED]}, {reading[Word.WRITES_FAILED]}" for reading in found)],
+        [
+            "reads, writes failed",
+            *(f"{reading[Word.READS_FAILED]}, {reading[Word.WRITES_FAILED]}" for reading in found),
+        ],
         ["pages lost, corrupt", *(f"{reading[Word.PAGES_LOST]}, {reading[Word.PAGES_CORRUPT]}" for reading in found)],
         ["workers replaced", *(f"{reading[Word.TAKEOVERS]}" for reading in found)],
     ]

@@ -36,4 +36,3 @@ def format_size(size: int) -> str:
         if size and size % unit == 0:
             return f"{size // unit}{letter}"
     return f"{size}B"
-

@@ -97,7 +97,9 @@ def clean_up(directory: Path) -> None:
 @pytest.fixture
 def start_server(start_daemon: Callable[..., CaptiveDaemon], machine: Hierarchy) -> Callable[..., CaptiveDaemon]:
     """Starts a server that can't be swapped out to itself."""
-    return lambda *arguments, **options: start_daemon("--lock-memory", "--memory-limit", "512MiB", *arguments, **options)
+    return lambda *arguments, **options: start_daemon(
+        "--lock-memory", "--memory-limit", "512MiB", *arguments, **options
+    )
 
 
 class Device:

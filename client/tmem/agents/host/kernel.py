@@ -43,23 +43,23 @@ def _check(status: int, what: str) -> int:
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str) -> None:
-    """mount(2)."""
+    """Mounts a file system (mount(2))."""
     status = _libc.mount(source.encode(), os.fsencode(target), kind.encode(), flags, options.encode())
     _check(status, f"can't mount {kind} at {target}")
 
 
 def umount(target: str, flags: int = 0) -> None:
-    """umount2(2)."""
+    """Unmounts one (umount2(2))."""
     _check(_libc.umount2(os.fsencode(target), flags), f"can't unmount {target}")
 
 
 def swapon(path: str, flags: int) -> None:
-    """swapon(2)."""
+    """Takes a swap area into use (swapon(2))."""
     _check(_libc.swapon(os.fsencode(path), flags), f"can't swap to {path}")
 
 
 def swapoff(path: str) -> None:
-    """swapoff(2): returns when all that was out is back in memory.
+    """Gives a swap area up; returns when all that was out is back in memory (swapoff(2)).
 
     Raises:
         OSError: ENOMEM: it does not fit; EINTR: a signal came. The kernel goes on using the area in both cases.
@@ -68,10 +68,10 @@ def swapoff(path: str) -> None:
 
 
 def mlockall(flags: int) -> None:
-    """mlockall(2)."""
+    """Locks the memory of this process (mlockall(2))."""
     _check(_libc.mlockall(flags), "can't lock this process's memory")
 
 
 def prctl(option: int, argument: int) -> int:
-    """prctl(2) of one argument."""
+    """Changes something about this process, by one argument (prctl(2))."""
     return _check(_libc.prctl(option, argument, 0, 0, 0), f"prctl {option} was refused")

@@ -40,7 +40,9 @@ class Loop:
         nothing is left of it however its makers end.
 
         Args:
-            file: a descriptor, open for reading and writing. name: what listings show. block_bytes: of one block.
+            file: a descriptor, open for reading and writing.
+            name: what listings show.
+            block_bytes: of one block.
 
         Raises:
             OSError: no right to, or no device is free.

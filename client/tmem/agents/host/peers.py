@@ -3,7 +3,6 @@
 Owns: the way from an address to the process that listens there, for processes that this one may look at.
 """
 
-import os
 import socket
 import struct
 from contextlib import closing
@@ -76,7 +75,7 @@ def _owner(inodes: set[str], proc: Path) -> int | None:
             continue
         try:
             for descriptor in (process / "fd").iterdir():
-                if os.readlink(descriptor) in wanted:
+                if str(descriptor.readlink()) in wanted:
                     return int(process.name)
         except OSError:
             continue  # it ended, or is none of ours

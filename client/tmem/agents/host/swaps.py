@@ -49,7 +49,7 @@ def format_area(path: str, label: str) -> None:
         OSError: mkswap is missing, or failed.
     """
     command = ["mkswap", "--quiet", "--label", label[:15], path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603, S607  the system's own
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the system's own
     if done.returncode:
         raise OSError(f"mkswap {path} failed: {done.stderr.strip() or f'status {done.returncode}'}")
 

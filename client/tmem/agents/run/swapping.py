@@ -7,6 +7,7 @@ the order of taking down: the program first, then the group, then the device, wh
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 from tmem.agents.host import swaps
 from tmem.agents.host.cgroups import Group, Hierarchy, Usage
@@ -14,7 +15,7 @@ from tmem.agents.swap.device import Options, attach, detach
 from tmem.agents.swap.shared import Latencies, Word
 from tmem.agents.swap.state import Record, Site, sites
 from tmem.agents.swap.status import Compression, Reading, read_device
-from tmem.wire.errors import InvalidOption
+from tmem.wire.errors import InvalidOption, NoRoom
 
 from .guard import Guard
 from .program import Program
@@ -107,7 +108,7 @@ class _SwapRun:
         """Sends it a signal."""
         self._program.signal(number)
 
-    def __enter__(self) -> "_SwapRun":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -118,7 +119,7 @@ class _SwapRun:
         # keeping a device that nobody looks after would help nobody.
         try:
             detach(self._site)
-        except OSError:
+        except (OSError, NoRoom):
             detach(self._site, force=True)
 
     # ---- How it does ----

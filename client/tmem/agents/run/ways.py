@@ -5,7 +5,7 @@ and seconds; a figure that a way does not have is None.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 __all__ = ["Figures", "Order", "Running", "Way"]
 
@@ -77,7 +77,7 @@ class Running(Protocol):
     def signal(self, number: int) -> None:
         """Sends it a signal."""
 
-    def __enter__(self) -> "Running": ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
 

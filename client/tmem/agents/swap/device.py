@@ -24,53 +24,26 @@ from pathlib import Path
 
 from tmem.agents.host import kernel, loops, mounts, swaps
 from tmem.agents.host.processes import Identity
-from tmem.wire.errors import InvalidOption
+from tmem.wire.errors import InvalidOption, MachineUnfit, NoRoom
 from tmem.wire.limits import PAGE_BYTES
 
 from .config import Config, shelter_name
 from .fits import machine_hierarchy, obstacles
 from .protocol import FILE_NAME
 from .remote import NewPool, pool_name, presence_bytes
-from .requirements import Machine, Need, missing, needs, server_swapless
+from .requirements import Machine, missing, needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
 
-__all__ = ["DoesNotFit", "Options", "Unfit", "attach", "detach"]
+__all__ = ["Options", "Outcome", "attach", "detach"]
 
 _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
+_GONE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 
 Progress = Callable[[int, int], None]
 """Told how much is still out, and how much was, in bytes."""
-
-
-class DoesNotFit(OSError):
-    """What is out has no room in memory.
-
-    Attributes:
-        obstacles: why, a sentence each.
-    """
-
-    def __init__(self, name: str, why: list[str]) -> None:
-        super().__init__(errno.ENOMEM, f"what {name} holds does not fit back: {'; '.join(why)}")
-        self.obstacles = why
-
-
-class Unfit(OSError):
-    """This machine lacks something.
-
-    Attributes:
-        lacking: what, with what to do about it.
-    """
-
-    def __init__(self, lacking: list[Need]) -> None:
-        lines = "\n".join(f"  {need.what}: {need.found}. {need.advice}" for need in lacking)
-        super().__init__(errno.EOPNOTSUPP, f"this machine can't swap to a server yet:\n{lines}")
-        self.lacking = lacking
-
-    def __str__(self) -> str:
-        return str(self.strerror)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +74,7 @@ def attach(site: Site, options: Options) -> Record:
     """Makes a device, and lets the kernel swap to it.
 
     Raises:
-        Unfit: the machine lacks something. InvalidOption: the device exists, or can't be. TmemError: the server refuses.
+        MachineUnfit: the machine lacks something. InvalidOption: the device exists, or can't be. TmemError: the server refuses.
         OSError: the machine does.
     """
     if options.size < 64 * PAGE_BYTES or options.size % PAGE_BYTES:
@@ -109,7 +82,8 @@ def attach(site: Site, options: Options) -> Record:
     machine = Machine()
     lacking = missing([*needs(machine), server_swapless(options.target, machine)])
     if lacking:
-        raise Unfit(lacking)
+        lines = "\n".join(f"  {need.what}: {need.found}. {need.advice}" for need in lacking)
+        raise MachineUnfit(f"this machine can't swap to a server yet:\n{lines}")
     with site.locked():
         if site.read() is not None:
             raise InvalidOption(
@@ -167,7 +141,7 @@ def _start_holder(site: Site, record: Record, config: Config, log: int | None, u
     out = os.open(site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log is None else log
     try:
         for descriptor in (config_file, write_end):
-            os.set_inheritable(descriptor, True)  # noqa: FBT003
+            os.set_inheritable(descriptor, True)
         command = [sys.executable, "-m", "tmem.agents.swap.holder", str(config_file), str(write_end)]
         # In a session of its own: what is typed at a terminal is not for it. Nobody waits for its end here.
         pid = os.posix_spawn(
@@ -231,43 +205,58 @@ def _swap_on(site: Site, record: Record, priority: int | None, undo: ExitStack) 
 # ---- The way back ----
 
 
-def detach(site: Site, *, force: bool = False, progress: Progress | None = None) -> bool:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a detach did beside taking the device down.
+
+    Attributes:
+        given_up: bytes that were out and could not be had back.
+        pool_gone: the pool on the server went too; if the server could not be asked, it is left there.
+    """
+
+    given_up: int
+    pool_gone: bool
+
+
+def detach(site: Site, *, force: bool = False, progress: Progress | None = None) -> Outcome:
     """Takes a device down; it works on whatever a crash has left of one.
 
     Args:
+        site: the device's.
         force: also if what is out does not fit back, or can't be had back: programs that it belongs to are killed then,
             by the kernel, when they touch it.
         progress: told how far it is.
 
-    Returns:
-        Whether the pool on the server went with it; if the server could not be asked, it is left there.
-
     Raises:
-        InvalidOption: there is none of this name. DoesNotFit: nothing has changed.
+        InvalidOption: there is none of this name. NoRoom: nothing has changed.
         KeyboardInterrupt: it was interrupted; the kernel goes on swapping to the device.
     """
     record = site.read()
     if record is None:
         raise InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
+    lost = 0
     with site.locked():
         device = record.device
         if device is not None and _is_ours(site, device):
             area = swaps.find_area(device)
             if area is not None:
-                _check(site, record, area, force=force)
+                if _check(site, record, area, force=force):
+                    lost = area.used
                 _swap_off(area, progress)
             record = site.update(record, attached=False)
-            _await(lambda: not _is_ours(site, device), _END_SECONDS) or loops.clear(device)
+            # It goes by itself when its last user closes it.
+            if not _await(lambda: not _is_ours(site, device), _GONE_SECONDS):
+                loops.clear(device)
             if not _await(lambda: not _is_ours(site, device), _END_SECONDS):
                 raise OSError(errno.EBUSY, f"{device} is still in use by another program: end it, and detach again")
         control = open_control(record)
         _end_holder(site, record)
         site.remove()
     if control is None:
-        return False
+        return Outcome(lost, pool_gone=False)
     gone = bool(control.words[Word.POOL_GONE])
     control.close()
-    return gone
+    return Outcome(lost, pool_gone=gone)
 
 
 def _is_ours(site: Site, device: str) -> bool:
@@ -277,8 +266,8 @@ def _is_ours(site: Site, device: str) -> bool:
     return backing is not None and backing.removesuffix(" (deleted)") == str(site.mount / FILE_NAME.decode())
 
 
-def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> None:
-    """Sees that swapoff can succeed, or makes that what can't be had back fails at once."""
+def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> bool:
+    """Sees that swapoff can succeed, or makes that what can't be had back fails at once; answers whether it is given up."""
     control = open_control(record)
     words = None if control is None else control.words
     aborted = words is None or bool(words[Word.ABORTED_AT])
@@ -286,10 +275,16 @@ def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> 
     if control is not None:
         control.close()
     if not area.used:
-        return
+        return False
     out = f"{area.used / (1 << 20):.0f} MiB"
     if unreachable and not force:
-        why = "its processes are gone" if words is None else "its connection was aborted" if aborted else "no server answers"
+        why = (
+            "its processes are gone"
+            if words is None
+            else "its connection was aborted"
+            if aborted
+            else "no server answers"
+        )
         raise OSError(
             errno.EIO,
             f"{out} are out on {site.name}, and can't be had back now: {why}. `tmem swap detach --force` gives them up: "
@@ -298,11 +293,12 @@ def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> 
     if force:
         if unreachable and not aborted:
             _abort(site)
-        return
+        return unreachable
     areas = swaps.list_areas()
     why_not = obstacles(area.used, machine_hierarchy(), alone=len(areas) == 1)
     if why_not:
-        raise DoesNotFit(site.name, why_not)
+        raise NoRoom(f"{site.name} stays attached: what it holds does not fit back", why_not)
+    return False
 
 
 def _abort(site: Site) -> None:

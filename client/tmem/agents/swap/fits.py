@@ -26,6 +26,7 @@ def obstacles(
     Args:
         out: what is in the swap area.
         hierarchy: of the memory controller, if there is one.
+        meminfo: /proc/meminfo.
         alone: no other swap area is in use, so that what groups have swapped is in this one.
     """
     if not out:

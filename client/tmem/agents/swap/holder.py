@@ -22,6 +22,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from tmem.agents.host import log
 from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.memory import lock_memory, take_standing
 from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
@@ -134,7 +135,7 @@ class Holder:
             self._config_file, self._fuse, self.control_file, self._states, self._presence, theirs.fileno()
         )
         for name in Descriptors.__slots__:
-            os.set_inheritable(getattr(descriptors, name), True)  # noqa: FBT003
+            os.set_inheritable(getattr(descriptors, name), True)
         command = [sys.executable, "-m", "tmem.agents.swap.worker", *descriptors.to_arguments()]
         pid = os.posix_spawn(sys.executable, command, os.environ)
         theirs.close()
@@ -261,15 +262,23 @@ class Holder:
 
 def say(message: str) -> None:
     """A line for the log."""
-    sys.stderr.write(f"tmem-swap holder[{os.getpid()}]: {message}\n")
-    sys.stderr.flush()
+    log.say("holder", message)
+
+
+def _close_others(kept: set[int]) -> None:
+    """Closes what was inherited by accident: it would stay open for as long as the device is there."""
+    for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208  pathlib is not loaded here
+        if descriptor not in kept:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def main() -> None:
     """Runs a holder: `holder CONFIG REPORT`, two descriptors; what became of the start is written to the second."""
     config_file, report = int(sys.argv[1]), int(sys.argv[2])
     os.chdir("/")
-    os.set_inheritable(report, False)  # noqa: FBT003  workers would keep it open
+    _close_others({0, 1, 2, config_file, report})
+    os.set_inheritable(report, False)  # workers would keep it open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: say("still attached: use `tmem swap detach`"))
     holder = Holder(config_file)

@@ -38,9 +38,7 @@ class Kernel:
         in_hand: how many requests are unanswered.
     """
 
-    def __init__(
-        self, descriptor: int, control: Control, clock: Callable[[], int], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, descriptor: int, control: Control, clock: Callable[[], int], say: Callable[[str], None]) -> None:
         self._descriptor = descriptor
         self._words = control.words
         self._table = control.table

@@ -271,7 +271,9 @@ def parse_init(message: memoryview) -> Features:
     _, opcode, unique, _, _, _, _, _, _ = _unpack_header(message)
     major, minor, readahead, flags = _INIT_IN.unpack_from(message, _HEADER)
     if opcode != Opcode.INIT or major != 7:
-        raise ProtocolError(f"the kernel opens with request {opcode} of version {major}, not with FUSE_INIT of version 7")
+        raise ProtocolError(
+            f"the kernel opens with request {opcode} of version {major}, not with FUSE_INIT of version 7"
+        )
     if flags >> _BITS["INIT_EXT"] & 1 and len(message) >= _HEADER + _INIT_IN.size + 4:
         flags |= int.from_bytes(message[_HEADER + _INIT_IN.size : _HEADER + _INIT_IN.size + 4], "little") << 32
     return Features(unique, major, minor, readahead, flags)

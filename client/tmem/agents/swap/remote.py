@@ -23,7 +23,7 @@ from .config import Config
 from .ports import Piece
 from .shared import Control, Identity, Word
 
-__all__ = ["OBJECT", "NewPool", "Pool", "Superseded", "pool_name", "presence_bytes"]
+__all__ = ["OBJECT", "NewPool", "Pool", "pool_name", "presence_bytes"]
 
 OBJECT = 0
 """All pages of a device are of this object; a page's index is its place on the device."""
@@ -88,10 +88,6 @@ class NewPool:
             with suppress(TmemError):  # a worker had opened it, and it went with the worker
                 self._pool.destroy()
         self._client.close()
-
-
-class Superseded(Exception):  # noqa: N818  it is no error
-    """The pool was opened by somebody else since: this worker has nothing more to say."""
 
 
 class Pool:
@@ -206,7 +202,7 @@ class Pool:
         return None if self._client is None else self._client.next_timer()
 
     def pump(self) -> None:
-        """Takes and sends what can be; raises Superseded."""
+        """Takes and sends what can be; raises Fenced if somebody else has opened the pool since."""
         if self._client is None:
             return
         self._client.pump()
@@ -291,7 +287,7 @@ class Pool:
     def _look_at(self, error: TmemError) -> None:
         """Some errors are about more than the operation that met them."""
         if isinstance(error, Fenced):
-            raise Superseded(str(error))
+            raise error
         if isinstance(error, NoSuchPool):
             self.ready = False  # it is made again, by `open`
 

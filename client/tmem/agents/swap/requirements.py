@@ -22,10 +22,41 @@ from tmem.wire.limits import PAGE_BYTES
 
 from .protocol import MAX_REQUEST_BYTES, Features, parse_init
 
-__all__ = ["Machine", "Need", "missing", "needs", "probe_fuse", "server_swapless"]
+__all__ = ["Machine", "Need", "missing", "needs", "own_capabilities", "probe_fuse", "server_swapless"]
 
 _CAP_IPC_LOCK, _CAP_SYS_ADMIN = 14, 21
 _OPEN_SECONDS = 5.0
+
+
+def own_capabilities() -> int:
+    """The effective capabilities of this process, as bits."""
+    for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def probe_fuse() -> Features:
+    """Asks the kernel's FUSE what it can do: mounts a file system that is gone before anybody sees it.
+
+    Raises:
+        OSError: it can't be mounted. ProtocolError: it speaks another protocol.
+    """
+    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with tempfile.TemporaryDirectory(prefix="tmem-probe-") as directory:
+            mount_fuse(descriptor, directory, "tmem-probe", PAGE_BYTES)
+            try:
+                poll = select.poll()
+                poll.register(descriptor, select.POLLIN)
+                if not poll.poll(_OPEN_SECONDS * 1000):
+                    raise TimeoutError("the kernel does not open the FUSE connection")
+                message = bytearray(MAX_REQUEST_BYTES)
+                return parse_init(memoryview(message)[: os.readv(descriptor, (message,))])
+            finally:
+                unmount(directory, lazily=True)
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +71,9 @@ class Machine:
     """
 
     root: Path = Path("/")
-    capabilities: int = field(default_factory=lambda: _own_capabilities())
+    capabilities: int = field(default_factory=own_capabilities)
     which: Callable[[str], str | None] = shutil.which
-    fuse: Callable[[], Features] = field(default_factory=lambda: probe_fuse)
+    fuse: Callable[[], Features] = probe_fuse
 
     def can(self, capability: int) -> bool:
         """Whether the process has a capability."""
@@ -54,13 +85,6 @@ class Machine:
             return Hierarchy.find(self.root / "sys/fs/cgroup", self.root / "proc")
         except InvalidOption:
             return None
-
-
-def _own_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +125,10 @@ def _rights(machine: Machine) -> Need:
 def _swap(machine: Machine) -> Need:
     met = (machine.root / "proc/swaps").exists()
     return Need(
-        "kernel swap", met, "there" if met else "/proc/swaps is not there", "boot a kernel that is built with CONFIG_SWAP"
+        "kernel swap",
+        met,
+        "there" if met else "/proc/swaps is not there",
+        "boot a kernel that is built with CONFIG_SWAP",
     )
 
 
@@ -129,29 +156,6 @@ def _fuse(machine: Machine) -> Need:
         f"{version}, without {', '.join(lacking)}" if lacking else f"{version} with resend and asynchronous direct I/O",
         "run Linux 6.9 or later: before it, what a worker that died had in hand would be lost",
     )
-
-
-def probe_fuse() -> Features:
-    """Asks the kernel's FUSE what it can do: mounts a file system that is gone before anybody sees it.
-
-    Raises:
-        OSError: it can't be mounted. ProtocolError: it speaks another protocol.
-    """
-    descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        with tempfile.TemporaryDirectory(prefix="tmem-probe-") as directory:
-            mount_fuse(descriptor, directory, "tmem-probe", PAGE_BYTES)
-            try:
-                poll = select.poll()
-                poll.register(descriptor, select.POLLIN)
-                if not poll.poll(_OPEN_SECONDS * 1000):
-                    raise TimeoutError("the kernel does not open the FUSE connection")
-                message = bytearray(MAX_REQUEST_BYTES)
-                return parse_init(memoryview(message)[: os.readv(descriptor, (message,))])
-            finally:
-                unmount(directory, lazily=True)
-    finally:
-        os.close(descriptor)
 
 
 def _fusectl(machine: Machine) -> Need:

@@ -94,9 +94,7 @@ class ReplyBuffers:
     def __init__(self, count: int, size: int) -> None:
         front = mmap.PAGESIZE  # so that the data begin at a page
         memory = memoryview(mmap.mmap(-1, count * (front + size)))
-        self._free = [
-            ReplyBuffer(memory[at : at + front + size], front) for at in range(0, len(memory), front + size)
-        ]
+        self._free = [ReplyBuffer(memory[at : at + front + size], front) for at in range(0, len(memory), front + size)]
 
     def take(self) -> ReplyBuffer | None:
         """One that is free."""

@@ -16,14 +16,15 @@ import sys
 import time
 from contextlib import suppress
 
+from tmem.agents.host import log
 from tmem.agents.host.memory import lock_memory, map_sparse, take_standing
 from tmem.wire.allocator import keep_freed_messages
-from tmem.wire.errors import TmemError
+from tmem.wire.errors import Fenced, TmemError
 
 from .config import GONE, LEFT, READY, STOP, TAKE, Config, Descriptors
 from .core import Core
 from .kernel import Kernel
-from .remote import Pool, Superseded
+from .remote import Pool
 from .shared import Control, Word, now
 
 __all__ = ["Worker", "main"]
@@ -34,7 +35,7 @@ _TICK_SECONDS = 0.05
 _IDLE_SECONDS = 0.5
 _OPEN_AGAIN_NANOSECONDS = 200_000_000
 _STOP_SECONDS = 5.0
-_SUPERSEDED = 3
+_FENCED = 3
 
 
 class Worker:
@@ -64,9 +65,7 @@ class Worker:
         pages = self._words[Word.PAGES]
         states = map_sparse(self._descriptors.states, pages)
         presence = map_sparse(self._descriptors.presence, os.fstat(self._descriptors.presence).st_size)
-        self._pool = Pool(
-            self._config, self._control, memoryview(presence), lambda block, mask: self._core.lose(block, mask)
-        )
+        self._pool = Pool(self._config, self._control, memoryview(presence), self._lose)
         self._core = Core(
             memoryview(states),
             self._words,
@@ -94,13 +93,16 @@ class Worker:
             self._poll.register(self._socket, select.EPOLLIN)
             while True:
                 self._turn()
-        except Superseded as why:
+        except Fenced as why:  # somebody has opened the pool since: the next worker opens it again
             say(str(why))
-            return _SUPERSEDED
+            return _FENCED
         except OSError as error:
             if error.errno not in {errno.ENODEV, errno.ECONNABORTED}:
                 raise
         return self._end()
+
+    def _lose(self, block: int, mask: int) -> None:
+        self._core.lose(block, mask)
 
     def _turn(self) -> None:
         core, kernel, pool = self._core, self._kernel, self._pool
@@ -186,8 +188,7 @@ class Worker:
 
 def say(message: str) -> None:
     """A line for the log."""
-    sys.stderr.write(f"tmem-swap worker[{os.getpid()}]: {message}\n")
-    sys.stderr.flush()
+    log.say("worker", message)
 
 
 def main() -> None:

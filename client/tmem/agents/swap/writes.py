@@ -254,9 +254,7 @@ class Writes:
         else:
             self._patch(patch, memory, (), ())
 
-    def _patch(
-        self, patch: _Patch, memory: memoryview, pieces: Sequence[Piece], results: Sequence[GetResult]
-    ) -> None:
+    def _patch(self, patch: _Patch, memory: memoryview, pieces: Sequence[Piece], results: Sequence[GetResult]) -> None:
         """Changes the pages that were read, and writes them."""
         for (index, part), result in zip(pieces, results, strict=True):
             error = judge(index, part, result, self._words)

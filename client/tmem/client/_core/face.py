@@ -122,7 +122,8 @@ class PoolFace:
 
         Args:
             obj: the object.
-            index: the first page. count: how many, in one block.
+            index: the first page.
+            count: how many, in one block.
         """
         check_extent(obj, index, count)
         return self._core.known_absent(Extent(obj, index, count))

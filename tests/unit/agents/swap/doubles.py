@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tmem.agents.swap.ports import Piece
+from tmem.agents.swap.ports import Buffer, Piece
 from tmem.agents.swap.protocol import HEADER_BYTES
 from tmem.agents.swap.reads import MAX_READ_PAGES
 from tmem.client import Code, FlushResult, GetResult, PutResult
@@ -103,7 +103,11 @@ class Pool:
             result.settle(len(found) - found.count(None), 0)
             done(result)
 
-        self._take(Call("flush", run, lambda error: (result.fail(error), done(result)), set(range(index, index + count))))
+        def fail(error: TmemError) -> None:
+            result.fail(error)
+            done(result)
+
+        self._take(Call("flush", run, fail, set(range(index, index + count))))
 
     def absent(self, index: int, count: int) -> bool:
         wanted = range(index, index + count)
@@ -171,7 +175,7 @@ class Kernel:
         assert unique not in self.answers, "answered twice"
         self.answers[unique] = -error if error else message[HEADER_BYTES:]
 
-    def send_data(self, unique: int, buffer: Room, start: int, size: int) -> None:
+    def send_data(self, unique: int, buffer: Buffer, start: int, size: int) -> None:
         assert unique not in self.answers, "answered twice"
         self.answers[unique] = bytes(buffer.data[start : start + size])
         self.give_buffer(buffer)
@@ -182,7 +186,8 @@ class Kernel:
     def take_buffer(self) -> Room | None:
         return self.free.pop() if self.free else None
 
-    def give_buffer(self, buffer: Room) -> None:
+    def give_buffer(self, buffer: Buffer) -> None:
+        assert isinstance(buffer, Room)
         buffer.data[:] = b"\xee" * len(buffer.data)  # whoever answers from it once more is found out
         self.free.append(buffer)
 

@@ -401,7 +401,9 @@ def test_neighbouring_discards_are_one_message(device):
     for first in (512, 0, 256, 768):
         device.punch(first * PAGE, 256 * PAGE)
     device.work()
-    assert ("flush", [(0, 1024)]) in device.pool.messages or [kind for kind, _ in device.pool.messages].count("flush") <= 2
+    assert ("flush", [(0, 1024)]) in device.pool.messages or [kind for kind, _ in device.pool.messages].count(
+        "flush"
+    ) <= 2
     assert not device.pool.store
     assert not any(device.states)
 
@@ -479,7 +481,8 @@ def test_modes_that_would_move_bytes_are_refused(device):
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(0, 512), (1024, 512), (PAGE - 1, 2), (3 * PAGE + 7, 4 * PAGE), (PAGE, 100), (511 * PAGE + 9, PAGE)]
+    ("offset", "size"),
+    [(0, 512), (1024, 512), (PAGE - 1, 2), (3 * PAGE + 7, 4 * PAGE), (PAGE, 100), (511 * PAGE + 9, PAGE)],
 )
 @pytest.mark.parametrize("filled", [True, False])
 def test_parts_of_pages_are_read_and_written(device, offset, size, filled):

@@ -7,11 +7,12 @@ is "unreadable": its reads must fail, until something else is made of it.
 
 import errno
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.agents.swap.doubles import Clock, Kernel, Pool
+from tests.unit.agents.swap.doubles import Call, Clock, Kernel, Pool
 
 from tmem.agents.swap.core import Core
 from tmem.agents.swap.protocol import Allocate, Read, Write
@@ -25,7 +26,9 @@ FIRST, COUNT = 506, 12
 UNREADABLE = object()
 ZERO = bytes(8)
 
-kinds = st.sampled_from(["write", "write", "read", "punch", "part", "step", "finish", "finish", "refuse", "fail", "die", "tick"])
+kinds = st.sampled_from(
+    ["write", "write", "read", "punch", "part", "step", "finish", "finish", "refuse", "fail", "die", "tick"]
+)
 steps = st.lists(
     st.tuples(kinds, st.integers(0, COUNT - 1), st.integers(1, 5), st.integers(0, 1000)), min_size=5, max_size=80
 )
@@ -51,7 +54,7 @@ class History:
         self.words = memoryview(bytearray(CONTROL_BYTES)).cast("Q")
         self.moment = 0
         self.number = 0
-        self.open: dict[int, tuple[str, object, dict[int, Effect], int]] = {}
+        self.open: dict[int, tuple[str, Any, dict[int, Effect], int]] = {}
         self.effects: dict[int, list[Effect]] = {page: [Effect(ZERO, -1)] for page in range(PAGES)}
         for effects in self.effects.values():
             effects[0].answered = -1
@@ -98,7 +101,7 @@ class History:
         self.tell()
         self.begin("read", Read(self.number, first * PAGE, count * PAGE), {})
 
-    def begin(self, kind: str, request: object, effects: dict[int, Effect]) -> None:
+    def begin(self, kind: str, request: Any, effects: dict[int, Effect]) -> None:
         for page, effect in effects.items():
             self.effects[page].append(effect)
         self.open[self.number] = (kind, request, effects, self.moment)
@@ -121,7 +124,7 @@ class History:
             self.core.handle(request, self.clock.now, lambda: None)
         self.settle()
 
-    def swallow(self, call: object) -> None:
+    def swallow(self, call: Call) -> None:
         """It is carried out, and nobody hears of it."""
         before = self.kernel
         self.kernel = self.core._answers = Kernel()

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.conftest import skip_or_fail
 
 from tmem.server.host.memory import tame_collector
