@@ -58,6 +58,7 @@ class Sources:
         pools: all pools. unbound: counters of what named no pool.
         sessions, streams: how many there are.
         load_permille: share of the loop's time in use.
+        recovering: whether the journal is being read.
         journal: how it does.
     """
 
@@ -72,6 +73,7 @@ class Sources:
         sessions: Callable[[], int],
         streams: Callable[[], int],
         load_permille: Callable[[], int],
+        recovering: Callable[[], bool],
         journal: Callable[[], JournalFigures] = JournalFigures,
     ) -> None:
         self.pools = pools
@@ -82,6 +84,7 @@ class Sources:
         self.sessions = sessions
         self.streams = streams
         self.load_permille = load_permille
+        self.recovering = recovering
         self.journal = journal
 
 
@@ -273,6 +276,12 @@ class Metrics:
         )
         yield _gauge(
             "tmem_spilled_bytes", "Bytes of pages that are on the disk instead.", [], {(): total.spilled_bytes}
+        )
+        yield _gauge(
+            "tmem_recovering",
+            "Whether the journal is being read, and clients are told to come back.",
+            [],
+            {(): sources.recovering()},
         )
         journal = sources.journal()
         yield _gauge("tmem_journal_bytes", "Bytes of the journal's files.", [], {(): journal.size})

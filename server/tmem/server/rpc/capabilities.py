@@ -81,6 +81,7 @@ class CapabilitiesHandlers:
             ),
             shards=[pb.Shard(shard_id=0)],
             store=store.name,
+            recovering=service.recovering,
         ).SerializeToString()
 
     def echo(self, _tenant: Tenant, data: bytes) -> bytes:

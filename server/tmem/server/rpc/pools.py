@@ -68,7 +68,8 @@ class PoolsHandlers:
             "StatPool": self.stat,
         }
         methods: dict[str, Any] = {
-            name: unary(self._service, f"PoolsService/{name}", function) for name, function in functions.items()
+            name: unary(self._service, f"PoolsService/{name}", function, of_pools=True)
+            for name, function in functions.items()
         }
         methods["ExportPool"] = streaming(self._service, "PoolsService/ExportPool", self.export)
         methods["ListPages"] = streaming(self._service, "PoolsService/ListPages", self.list_pages)
