@@ -240,6 +240,9 @@ class PlainStore:
         pages.crcs = crcs
         return pages
 
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        return self.get(key, extents, max_bytes, 0)
+
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
     ) -> Flushed:

@@ -85,6 +85,7 @@ class Daemon:
         self._journal: Journal | None = None
         self._history = History(time.monotonic)
         self._disk = disk_of(settings.disk_faults)
+        self._scratch: ScratchFile | None = None
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -200,14 +201,17 @@ class Daemon:
                 "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
             )
 
-    def _make_scratch(self, slot_bytes: int) -> ScratchFile | None:
+    def _make_scratch(self, slot_bytes: int, loop: asyncio.AbstractEventLoop) -> ScratchFile | None:
         directory = self._settings.spill
         if directory is None:
             return None
         try:
-            return ScratchFile(directory, slot_bytes, self._settings.spill_limit, self._disk)
+            self._scratch = ScratchFile(
+                directory, slot_bytes, self._settings.spill_limit, self._disk, loop.call_soon_threadsafe
+            )
         except OSError as error:
             raise ConfigError(f"--spill {directory}: {error.strerror}") from error
+        return self._scratch
 
     def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
         """What holds the pages, and the same within its layers."""
@@ -215,7 +219,7 @@ class Daemon:
         plain = LogStore(
             limit,
             copies,
-            scratch=self._make_scratch(segment_size(limit)),
+            scratch=self._make_scratch(segment_size(limit), loop),
             on_evicted=lambda key, extent: self._history.note(key, extent, Fate.EVICTED),
         )
         store: Store = plain
@@ -360,6 +364,8 @@ class Daemon:
         if self._journal is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
         self._service.engine.store.close()
+        if self._scratch is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._scratch.close)
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more
         if self._upkeep is not None:

@@ -205,6 +205,10 @@ class Store(Protocol):
         """
         ...
 
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        """As `get`, for copies of a pool; nobody counts as the reader, and it waits for the disk if it must."""
+        ...
+
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
     ) -> Flushed | Pending[Flushed]:

@@ -52,6 +52,9 @@ class Layer:
     ) -> Pages | Pending[Pages]:
         return self.below.get(key, extents, max_bytes, user, alone=alone)
 
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        return self.below.read_now(key, extents, max_bytes)
+
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
     ) -> Flushed | Pending[Flushed]:
