@@ -15,7 +15,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tmem.wire.allocator import keep_freed_messages
+from tmem.wire.allocator import give_back_freed, keep_freed_messages
 from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import server_options
 
@@ -26,10 +26,11 @@ from .host.journal import JournalFiles
 from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
+from .host.recompression import recompress_when_idle
 from .host.scratch import ScratchFile
 from .journal import Journal
 from .observe.http import MetricsServer
-from .observe.metrics import JournalFigures, Metrics, Sources
+from .observe.metrics import JournalFigures, Metrics, RecompressionFigures, Sources
 from .rpc.capabilities import CapabilitiesHandlers
 from .rpc.exchange import ExchangeHandlers
 from .rpc.pages import PagesHandlers
@@ -55,6 +56,9 @@ _SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesServ
 _UPKEEP_SECONDS = 1.0
 _STEP_PAUSE_SECONDS = 0.001
 _INSTANCE_ID_BYTES = 16
+# With fewer batches a second the daemon counts as idle: memory that it keeps for the next messages goes back to the system,
+# and what is held is recompressed.
+_BUSY_BATCHES = 20
 # systemd waits so much longer each time that it is told of progress.
 _EXTENSION_SECONDS = 60
 
@@ -86,6 +90,8 @@ class Daemon:
         self._history = History(time.monotonic)
         self._disk = disk_of(settings.disk_faults)
         self._scratch: ScratchFile | None = None
+        self._recompression: asyncio.Task[None] | None = None
+        self._quiet, self._cleaning = False, True  # until the first look
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -151,6 +157,7 @@ class Daemon:
             load_permille=lambda: self._service.load_permille,
             recovering=lambda: self._service.recovering,
             journal=JournalFigures if self._journal is None else self._journal.figures,
+            recompression=lambda: RecompressionFigures(plain.recompressor.tried_bytes, plain.recompressor.saved_bytes),
         )
         await self._listen()
         if self._journal is not None:
@@ -162,6 +169,8 @@ class Daemon:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         tame_collector()
         self._upkeep = asyncio.create_task(self._keep_up())
+        if settings.recompress == "idle":
+            self._recompression = asyncio.create_task(recompress_when_idle(plain.recompressor, self._is_idle))
         self._warn_of_open_tokens()
         if self._tenants.open and not is_loopback(settings.listen):
             log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
@@ -213,7 +222,7 @@ class Daemon:
             raise ConfigError(f"--spill {directory}: {error.strerror}") from error
         return self._scratch
 
-    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
+    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[LogStore, Store]:
         """What holds the pages, and the same within its layers."""
         limit = self._settings.memory_limit
         plain = LogStore(
@@ -296,20 +305,35 @@ class Daemon:
         )
         service = self._service
         wall, busy = time.monotonic(), time.thread_time()
+        kept = False  # what was freed since memory was last given back
+        batches = 0
         while True:
             await asyncio.sleep(interval)
             now, used = time.monotonic(), time.thread_time()
             service.load_permille = min(1000, int(1000 * (used - busy) / max(now - wall, 1e-6)))
             wall, busy = now, used
             try:
+                self._quiet = service.engine.batches - batches < _BUSY_BATCHES * interval
+                batches = service.engine.batches
+                if not self._quiet:
+                    kept = True
+                elif kept:
+                    kept = False
+                    await asyncio.get_running_loop().run_in_executor(None, give_back_freed)
                 self._exchange.watch()
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
+                self._cleaning = True
                 while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
                     # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
                     await asyncio.sleep(_STEP_PAUSE_SECONDS)
+                self._cleaning = False
             except Exception:
                 log.exception("daemon.upkeep_failed")
+
+    def _is_idle(self) -> bool:
+        """Whether there is time for what nobody waits for."""
+        return self._quiet and not self._cleaning
 
     def _weigh_pools(self, table: PoolTable) -> None:
         for pool in table:
@@ -355,9 +379,11 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stops serving; open streams are cut."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
+        tasks = [task for task in (self._recompression, self._upkeep) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._server.stop(0.2)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._close_metrics)

@@ -17,6 +17,7 @@ from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.interface import Store, Stored
 from tmem.server.store.layers.base import Layer
 from tmem.server.store.log import LogStore
+from tmem.server.store.log.recompressor import Recompression
 from tmem.server.store.pending import Pending
 from tmem.wire.answers import Pages
 from tmem.wire.copies import CopyCounter
@@ -257,7 +258,26 @@ class Prompt(Layer):
         self.below.close()
 
 
-@pytest.mark.parametrize("name", ["plain", "log", "spilling", "late"])
+class Recompressing(Layer):
+    """Recompresses: a piece of work is taken by one put and brought back by another, so that much happens in between."""
+
+    def __init__(self, below: LogStore) -> None:
+        super().__init__(below)
+        self._recompressor = below.recompressor
+        self._work: Recompression | None = None
+
+    def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
+        result = self.below.put(key, version, put, user)
+        if self._work is None:
+            self._work = self._recompressor.begin()
+        else:
+            self._work.run()
+            self._recompressor.finish(self._work)
+            self._work = None
+        return result
+
+
+@pytest.mark.parametrize("name", ["plain", "log", "spilling", "late", "recompressing"])
 def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
     scratch = (LateScratch if name == "late" else ScratchFile)(tmp_path, SEGMENT, 2 * LIMIT)
     evicted: set[tuple[int, int, int]] = set()
@@ -274,6 +294,9 @@ def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
             LIMIT // 2, CopyCounter(), segment_bytes=SEGMENT, scratch=scratch, on_evicted=note
         ),
     }
+    makers["recompressing"] = lambda: Recompressing(
+        LogStore(LIMIT, CopyCounter(), segment_bytes=SEGMENT, on_evicted=note)
+    )
     if isinstance(scratch, LateScratch):
         late = scratch
         makers["late"] = lambda: Prompt(makers["spilling"](), late)

@@ -32,12 +32,12 @@ _LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 
 # Above this share of dead bytes every put pays for cleaning; down to the other one the daemon cleans when it has time.
-_BUSY_DEAD = 0.10
+_BUSY_DEAD = 0.08
 _IDLE_DEAD = 0.01
 # Cleaning less than this is not worth a step.
 _MIN_DEAD_BYTES = 256 << 10
-# To free one byte of segments whose records are four fifths alive, four are moved; the more, the more is dead already.
-_BYTES_PER_BYTE_PUT = 6
+# To free one byte of segments whose records are five sixths alive, five are moved; the more, the more is dead already.
+_BYTES_PER_BYTE_PUT = 7
 _EXCESS_FACTOR = 30
 # What the busiest put does at most, about 8 ms, and what a step does while nothing else is to do, about 0.3 ms: what a get
 # that comes meanwhile waits.
@@ -186,6 +186,10 @@ class Cleaner:
         if victim.image is None:
             victim.fetch_image()
         return victim.image is not None
+
+    def cleans(self, segment: AnySegment) -> bool:
+        """Whether a segment is being cleaned."""
+        return segment in self._victims
 
     def forget(self, pool: LogPool) -> None:
         """The pool is gone."""

@@ -31,6 +31,7 @@ __all__ = ["AnySegment", "Ledger", "LogPool", "Spare"]
 AnySegment = Segment | SpilledSegment
 Spare = Callable[[AnySegment, int, Record], bool]
 
+_LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 
@@ -200,6 +201,8 @@ class LogPool:
             counts.same_filled_pages += pages
         elif encoding == _RAW:
             counts.raw_pages += pages
+        else:
+            segment.loose += len(data)
         ledger = self.ledger
         ledger.resident += size
         if self.policy.ephemeral:
@@ -224,6 +227,8 @@ class LogPool:
             target.memory[begin : begin + record.overhead] = source.heads[head : record.data_at]
             target.memory[begin + record.overhead : begin + record.size] = data
         target.used += record.size
+        if record.encoding == _LZ4 and not record.dense:
+            target.loose += record.length
         self.ledger.resident += record.size
         already_dead = record.length - record.live_bytes(live)
         self._charge_dead(source, record.size - already_dead)
@@ -260,6 +265,7 @@ class LogPool:
         if length:
             target.memory[target.used : target.used + length] = memory[begin:at]
             target.used += length
+            target.loose += source.loose * length // source.used
             self.ledger.resident += length
             self._charge_dead(source, length)
         return at, moved

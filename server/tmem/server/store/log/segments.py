@@ -40,6 +40,7 @@ class Segment:
         touched: of these, the ones used since they were written or moved to the log's end.
         passed: how far eviction has come.
         leaving: it is being written to the disk.
+        loose: bytes appended that compressing anew might make fewer.
     """
 
     spilled = False
@@ -54,6 +55,7 @@ class Segment:
         "capacity",
         "dead",
         "leaving",
+        "loose",
         "memory",
         "number",
         "passed",
@@ -81,6 +83,7 @@ class Segment:
         self.touched: set[int] = set()
         self.passed = 0
         self.leaving = False
+        self.loose = 0
         self._marks = array("I")
         self._ages = array("Q")
 

@@ -23,6 +23,7 @@ from tmem.wire.results import Code, Durability, Encoding, PoolKind, Reason
 from . import records
 from .cleaner import Cleaner
 from .pool import AnySegment, Ledger, LogPool, Spare
+from .recompressor import Recompressor
 from .records import Record
 from .room import Room
 from .segments import Segment
@@ -78,6 +79,9 @@ class LogStore:
         segment_bytes: how long a segment is; None = by the limit.
         scratch: where persistent segments go when memory is full; None = nowhere. Its slots are as long as a segment.
         on_evicted: told the pool and pages of whatever is evicted.
+
+    Attributes:
+        recompressor: makes smaller what has been there for a while, if it is asked to.
     """
 
     name = "segments"
@@ -102,6 +106,9 @@ class LogStore:
         )
         self._room = Room(
             self._pools, self._ledger, self._cleaner, limit_bytes, self._segment_bytes, scratch, on_evicted
+        )
+        self.recompressor = Recompressor(
+            self._pools.values(), self._ledger, self._cleaner, self._segment_bytes, limit_bytes
         )
         self._retired = Counts()  # the counters of pools that are gone
 
