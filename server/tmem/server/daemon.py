@@ -177,7 +177,7 @@ class Daemon:
         log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
         notify(READY="1", STATUS=f"serving on {self.target}")
 
-    async def _recover(self, journal: Journal, plain: Store, store: Store) -> None:
+    async def _recover(self, journal: Journal, plain: LogStore, store: Store) -> None:
         """Reads the journal, while clients are told to come back."""
         loop = asyncio.get_running_loop()
         table = self._service.lifecycle.table
@@ -324,7 +324,7 @@ class Daemon:
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
                 self._cleaning = True
-                while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
+                while service.lifecycle.step() or service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
                     # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
                     await asyncio.sleep(_STEP_PAUSE_SECONDS)
                 self._cleaning = False

@@ -270,11 +270,14 @@ class PoolsHandlers:
         )
         return pb.ResizePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
-    def leave(self, tenant: Tenant, data: bytes) -> bytes:
+    async def leave(self, tenant: Tenant, data: bytes) -> bytes:
         """LeavePoolRequest to LeavePoolResponse."""
         pool, member = self._resolve(tenant, parse(data, pb.LeavePoolRequest()).pool)
-        dropped, destroyed = self._lifecycle.leave(pool, member)
-        return pb.LeavePoolResponse(dropped_pages=dropped, destroyed=destroyed).SerializeToString()
+        departure = self._lifecycle.leave(pool, member)
+        while not departure.done:
+            self._lifecycle.step()
+            await asyncio.sleep(0)  # should the caller go, upkeep goes on with it
+        return pb.LeavePoolResponse(dropped_pages=departure.dropped, destroyed=departure.ended).SerializeToString()
 
     def destroy(self, tenant: Tenant, data: bytes) -> bytes:
         """DestroyPoolRequest to DestroyPoolResponse."""

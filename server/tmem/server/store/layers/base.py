@@ -1,6 +1,6 @@
 """A layer that changes nothing: what every other one starts from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending
@@ -63,7 +63,7 @@ class Layer:
     def flush_object(self, key: int, version: Version, objects: Sequence[int]) -> Flushed | Pending[Flushed]:
         return self.below.flush_object(key, version, objects)
 
-    def leave(self, key: int, user: int) -> int:
+    def leave(self, key: int, user: int) -> Iterator[int]:
         return self.below.leave(key, user)
 
     def blocks(self, key: int) -> Iterable[BlockListing]:

@@ -23,14 +23,26 @@ from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
-__all__ = ["CRC_BYTES", "MAX_RECORD_BYTES", "Record", "mark_dense", "measure", "overhead", "read", "span", "write"]
+__all__ = [
+    "CRC_BYTES",
+    "MAX_LEAF",
+    "MAX_RECORD_BYTES",
+    "Record",
+    "mark_dense",
+    "measure",
+    "overhead",
+    "read",
+    "span",
+    "write",
+]
 
 _HEADER = Struct("<IIQH")
 _WIDE = Struct("<Q")
 _MAX_NARROW = (1 << 16) - 1
 CRC_BYTES = 4
 
-_LEAF_MASK = (1 << 31) - 1
+MAX_LEAF = (1 << 31) - 1
+"""The highest number of a leaf: 4 EiB of plain pages."""
 _DENSE_BYTE, _DENSE_BIT = 3, 1 << 7
 
 _ENCODING_SHIFT = 9
@@ -163,7 +175,7 @@ def mark_dense(memory: memoryview, at: int) -> None:
 def span(memory: memoryview, at: int) -> tuple[int, int, int, int]:
     """Of the record at `at` the leaf's number, the first page, the pages, and all its bytes: a third of the cost of `read`."""
     leaf, shape, _, _ = _HEADER.unpack_from(memory, at)
-    leaf &= _LEAF_MASK
+    leaf &= MAX_LEAF
     size = _HEADER.size
     if shape & _WIDE_BIT:
         size += _WIDE.size
@@ -198,7 +210,7 @@ def read(memory: memoryview, at: int) -> Record:
         length = (shape >> _LENGTH_SHIFT) + 1
         at += CRC_BYTES * pages
     return Record(
-        leaf & _LEAF_MASK,
+        leaf & MAX_LEAF,
         shape & 511,
         pages,
         encoding,
@@ -207,5 +219,5 @@ def read(memory: memoryview, at: int) -> Record:
         at - begin,
         crcs_at,
         at,
-        leaf > _LEAF_MASK,
+        leaf > MAX_LEAF,
     )

@@ -26,6 +26,8 @@ __all__ = ["Room"]
 
 # What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
 _CLEANER_SHARE = 0.10
+# How much above its limit memory may be after a journal was read.
+_LOADING_SHARE = 1 / 16
 # After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
 # its limit would take one page of every few, and none of its clients could plan.
 _HYSTERESIS = 0.005
@@ -65,14 +67,22 @@ class Room:
         self._pools = pools
         self._ledger = ledger
         self._cleaner = cleaner
-        self._limit_bytes = limit_bytes
-        self._live_limit = int(limit_bytes * (1 - _CLEANER_SHARE))
+        self._given_bytes = limit_bytes
+        self.set_loading(loading=False)
         self._segment_bytes = segment_bytes
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
         self._reserving: list[LogPool] = []
         self.ending: list[LogPool] = []
+
+    def set_loading(self, *, loading: bool) -> None:
+        """Whether what a journal says is being stored again.
+
+        It was all there before: so a little more than the limit is no reason to refuse it, should it lie less well now.
+        """
+        self._limit_bytes = int(self._given_bytes * (1 + _LOADING_SHARE * loading))
+        self._live_limit = int(self._limit_bytes * (1 - _CLEANER_SHARE))
 
     def make(self, pool: LogPool, new: int, freed: int) -> Reason:
         """Makes room for `new` bytes of a pool, in the place of `freed` ones; answers why not, or UNSPECIFIED."""

@@ -6,7 +6,7 @@ Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. Th
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -141,12 +141,15 @@ class LogStore:
             self._room.end_some()
         return pages
 
-    def leave(self, key: int, user: int) -> int:
-        pool = self._pools[key]
-        return sum(
-            pool.unmap(number, 0, BLOCK_PAGES, lambda segment, at, record: _last_user(segment, at, record) != user)
-            for number in list(pool.leaves.numbers())
-        )
+    def leave(self, key: int, user: int) -> Iterator[int]:
+        pool = self._pools.get(key)
+        for number in pool.leaves.numbers() if pool is not None else ():
+            assert pool is not None
+            yield pool.unmap(
+                number, 0, BLOCK_PAGES, lambda segment, at, record: _last_user(segment, at, record) != user
+            )
+            if self._pools.get(key) is not pool:
+                return
 
     # ---- Pages ----
 
@@ -385,6 +388,15 @@ class LogStore:
         total.spilled_bytes = self._ledger.spilled
         total.dead_bytes = self._ledger.dead  # of pools that are ending, too
         return total
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While what a journal says is stored again: memory may then be a little above its limit."""
+        self._room.set_loading(loading=True)
+        try:
+            yield
+        finally:
+            self._room.set_loading(loading=False)
 
     def step(self) -> bool:
         return self._room.end_some() or self._cleaner.step()
