@@ -76,17 +76,17 @@ class Client(BlockingClient):
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on; -1 while there is no connection. Another one after each reconnect."""
-        return self._link.fileno()
+        return self._link.transport.fileno()
 
     @property
     def generation(self) -> int:
         """How many connections there were: when it has changed, so has the descriptor."""
-        return self._link.generation
+        return self._link.transport.generation
 
     @property
     def wants_write(self) -> bool:
         """Whether to wait for the descriptor to become writable too."""
-        return self._link.wants_write
+        return self._link.transport.wants_write
 
     def next_timer(self) -> float | None:
         """When `pump` must be called at the latest, by time.monotonic: heartbeats, deadlines, the next attempt to connect."""
