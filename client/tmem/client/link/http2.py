@@ -258,9 +258,9 @@ class Http2:
         begin = self._start + frames.HEAD_BYTES
         padding = 0  # with the byte that says how much there is
         if flags & frames.PADDED:
-            if begin >= self._end:
+            if length and begin >= self._end:
                 return False
-            padding = self._scratch[begin] + 1
+            padding = self._scratch[begin] + 1 if length else 1
             begin += 1
             if padding > length:
                 raise ProtocolError("a frame is shorter than its padding")
