@@ -111,7 +111,7 @@ class Transport:
         """When `keep_time` must be called at the latest, for the connection's sake."""
         connection = self._connection
         if connection is None:
-            return self._dialer.retry_at if self.wanted else None
+            return self._dialer.retry_at if self.wanted and not self._closed else None
         return None if connection.established else connection.expires
 
     @property
@@ -286,7 +286,7 @@ class Transport:
         """Connects, or gives up connecting, when it is time to; leaves a server that is going away."""
         connection = self._connection
         if connection is None:
-            if self.wanted and now >= self._dialer.retry_at:
+            if self.wanted and not self._closed and now >= self._dialer.retry_at:
                 self._take_connection(self._dialer.attempt())
         elif not connection.established:
             if now >= connection.expires:
@@ -310,7 +310,6 @@ class Transport:
     def close(self, error: TmemError) -> None:
         """Gives the connection up for good."""
         self._closed = True
-        self.wanted = False
         self.lose(error)
 
     def _take_connection(self, connection: Connection | None) -> None:
