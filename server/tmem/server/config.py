@@ -65,6 +65,11 @@ class Settings(BaseModel):
         description="directory on the disk that takes persistent pages when memory is full; scratch, gone with the daemon",
     )
     spill_limit: SizeBytes = Field(default=16 << 30, ge=8 << 20, description="the most bytes of spilled pages")
+    recompress: Literal["idle", "never"] = Field(
+        default="idle",
+        description="idle: compress harder, on a thread of its own, what has been there for a while, when there is nothing else "
+        "to do; about a fifth less memory for the same pages",
+    )
     journal: Path | None = Field(
         default=None,
         description="directory where pools of durability `disk` are kept over restarts; without it there are none",
@@ -78,6 +83,18 @@ class Settings(BaseModel):
         default="",
         description="for tests: makes the disk of spill and journal fail, as in full_after=10MiB,short_write=0.1,"
         "write_error=0.01,read_error=0.01,seconds=0.05",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that share the work, each with its part of the memory limit, on ports of its own from two "
+        "above --listen; clients spread pages over them by themselves",
+    )
+    shard: str = Field(
+        default="",
+        pattern=r"^(\d+/\d+)?$",
+        description="NUMBER/COUNT: this process is one shard of a server; --shards starts such processes",
     )
     loop: Literal["uvloop", "asyncio"] = Field(default="uvloop", description="event loop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")

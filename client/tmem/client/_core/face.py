@@ -113,6 +113,11 @@ class PoolFace:
         return self._core.epoch
 
     @property
+    def epochs(self) -> tuple[int, ...]:
+        """The same, for each shard of the server."""
+        return (self.epoch,)
+
+    @property
     def incomplete(self) -> bool:
         """Whether the server lost it once: pages stored before that are lost."""
         return self._core.incomplete
