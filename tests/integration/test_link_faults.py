@@ -137,7 +137,7 @@ class TestBrokenConnections:
             assert buffer == A
             assert link.generation == generation + 1
 
-    def test_however_long_its_server_is_away_it_looks_for_it_every_half_second(
+    def test_however_long_its_server_is_away_it_looks_for_it_every_two_seconds(
         self, start_daemon: Start, pool_name: Names
     ) -> None:
         daemon = start_daemon()
@@ -152,7 +152,7 @@ class TestBrokenConnections:
                 drive(link, 0.2)
                 timer = link.next_timer()
                 assert timer is not None
-                assert timer - time.monotonic() <= 0.5
+                assert timer - time.monotonic() <= 2.0
             start_daemon(listen=daemon.target)
             drive_until(link, lambda: told.results)
             assert told.results[0].stored
