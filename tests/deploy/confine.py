@@ -1,7 +1,7 @@
 """Runs a command under the limits of a systemd unit, without systemd: confine.py UNIT COMMAND...
 
 Owns: those of the unit's lines that could break the daemon and that any process can take upon itself: resource limits, the
-umask, the filters of system calls and of address families, no memory both writable and executable, no capabilities. They
+umask, the filters of system calls and of address families, no memory both writable and executable, few capabilities or none. They
 are read from the unit itself, so that a test of the daemon under them is a test of what is shipped.
 
 One difference: systemd answers a forbidden call with an error, which a program may well swallow; here all but the calls that
@@ -25,6 +25,18 @@ _PROT_WRITE, _PROT_EXEC = 2, 4
 _SHM_EXEC = 0o100000
 _MAX_CAPABILITY = 63
 _MAX_FAMILY = 64
+_CAPABILITIES = {
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_IPC_LOCK": 14,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+}
+_LIMITS = {
+    "LimitCORE": resource.RLIMIT_CORE,
+    "LimitNOFILE": resource.RLIMIT_NOFILE,
+    "LimitMEMLOCK": resource.RLIMIT_MEMLOCK,
+}
 
 _ALLOW = 0x7FFF0000
 _KILL_PROCESS = 0x80000000
@@ -146,15 +158,20 @@ def confine(unit: Path) -> None:
     ]
     assert lines["MemoryDenyWriteExecute"] == ["yes"]
     assert lines["NoNewPrivileges"] == ["yes"]
-    assert lines["CapabilityBoundingSet"] == [""]
-    os.umask(int(lines["UMask"][-1], 8))
-    for name, limit in (("LimitCORE", resource.RLIMIT_CORE), ("LimitNOFILE", resource.RLIMIT_NOFILE)):
+    kept = {_CAPABILITIES[name] for name in lines["CapabilityBoundingSet"][-1].split()}
+    if "UMask" in lines:
+        os.umask(int(lines["UMask"][-1], 8))
+    for name, limit in _LIMITS.items():
+        if name not in lines:
+            continue
         hard = resource.getrlimit(limit)[1]
-        value = int(lines[name][-1])
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        text = lines[name][-1]
+        value = resource.RLIM_INFINITY if text == "infinity" else int(text)
+        if hard != resource.RLIM_INFINITY:
+            value = hard if value == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (value, value))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    for capability in range(_MAX_CAPABILITY + 1):
+    for capability in set(range(_MAX_CAPABILITY + 1)) - kept:
         prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # fails beyond the last one, and without root, who alone has any
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # Later systemds use this too, where the kernel has it (6.3).

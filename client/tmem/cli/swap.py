@@ -8,7 +8,10 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,7 +84,9 @@ def attach(server: Server, name: str, size: int, run_directory: Path, *, foregro
     size -= size % 4096
     settings = Options(server.target, server.token, size, log=2 if foreground else None, **options)
     site = Site(run_directory, name)
-    record = make(site, settings)
+    asked = threading.Event()
+    with _ended_by_signals(site, asked):
+        record = make(site, settings)
     if server.json:
         print_json(_described(record))
     else:
@@ -89,7 +94,31 @@ def attach(server: Server, name: str, size: int, run_directory: Path, *, foregro
             f"{record.name}: the kernel swaps to {record.device}, {format_bytes(record.size)} on {record.target}"
         )
     if foreground:
-        _stay(site, record)
+        _stay(site, record, asked)
+
+
+@contextmanager
+def _ended_by_signals(site: "Site", asked: threading.Event) -> Iterator[None]:
+    """SIGTERM undoes what is attached in a block, as Ctrl-C does; afterwards both only set the event."""
+    attaching = True
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        if attaching:
+            raise KeyboardInterrupt
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        yield
+        attaching = False
+    except KeyboardInterrupt:
+        record = site.read()
+        if record is not None and record.attached:  # it came when all was done
+            from tmem.agents.swap.device import detach as take_down
+
+            take_down(site)
+        raise
 
 
 def _described(record: "Record") -> dict[str, Any]:
@@ -103,15 +132,12 @@ def _described(record: "Record") -> dict[str, Any]:
     }
 
 
-def _stay(site: "Site", record: "Record") -> None:
+def _stay(site: "Site", record: "Record", asked: threading.Event) -> None:
     """Waits until it is told to detach, and does; a device that does not fit back stays attached."""
     from tmem.agents.host.notify import notify
     from tmem.agents.swap.device import detach as take_down
 
     sys.stdout.flush()
-    asked = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: asked.set())
     notify(READY="1", STATUS=f"attached: {record.device}, {record.target}")
     assert record.holder is not None
     while True:

@@ -211,7 +211,11 @@ def start_tmem(run_directory: Path) -> Iterator[Callable[..., "subprocess.Popen[
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        # Not communicate: a holder that it started has its standard error too.
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def command_environment(run_directory: Path) -> dict[str, str]:

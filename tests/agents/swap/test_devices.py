@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -415,6 +416,16 @@ def test_in_the_foreground_it_says_ready_and_detaches_when_told(start_server, st
     assert pools(server.target) == []
 
 
+def test_an_attach_that_is_told_to_end_leaves_nothing(start_server, start_tmem, run_directory):
+    server = start_server("--layer", "delayed:seconds=0.3")  # so that it takes a while
+    command = start_tmem("swap", "attach", "--name", "t0", "--size", "16MiB", "--target", server.target)
+    wait_until(lambda: (record := Site(run_directory, "t0").read()) is not None and record.device is not None)
+    command.send_signal(signal.SIGTERM)
+    assert command.wait(60) == 130
+    assert not leftovers(run_directory)
+    assert pools(server.target) == []
+
+
 def test_in_the_foreground_what_does_not_fit_stays(start_server, start_tmem, start_hog, run_directory):
     server = start_server()
     command = start_tmem(
@@ -426,8 +437,11 @@ def test_in_the_foreground_what_does_not_fit_stays(start_server, start_tmem, sta
     hog.await_filled()
     command.send_signal(signal.SIGTERM)
     assert command.stderr is not None
-    while "does not fit back" not in command.stderr.readline():
-        assert command.poll() is None
+    lines = []
+    while not any("does not fit back" in line for line in lines):
+        ready, _, _ = select.select([command.stderr], [], [], 30)
+        assert ready, lines
+        lines.append(command.stderr.readline())
     hog.stop()
     hog.result()
     command.send_signal(signal.SIGTERM)

@@ -161,7 +161,8 @@ def _start_holder(site: Site, record: Record, config: Config, log: int | None, u
         os.close(config_file)
         if log is None:
             os.close(out)
-    record = site.update(record, holder=Identity.of(pid))
+    with suppress(ProcessLookupError):  # it has ended already; the pipe says so too
+        record = site.update(record, holder=Identity.of(pid))
     undo.callback(_end_holder, site, record)
     with os.fdopen(read_end, "rb") as pipe:
         answer = json.loads(pipe.read() or b"null")
