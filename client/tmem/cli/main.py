@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .bench import bench
+from .conformance.command import conformance
 from .demo import demo
 from .doctor import doctor
 from .options import fail
@@ -53,5 +54,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, conformance, doctor):
     main.add_command(command)

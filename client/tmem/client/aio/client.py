@@ -28,6 +28,7 @@ from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.v1 import capabilities_pb2, pools_pb2
 from tmem.v1.common_pb2 import PoolRef
+from tmem.wire.errors import Closed
 from tmem.wire.pages import splice_page
 
 from .pool import Pool
@@ -179,6 +180,7 @@ class Client:
 
     async def _call_streaming(self, call: Call[R], timeout: float | None) -> AsyncIterator[R]:
         """Carries out a call that answers many messages."""
+        self._check_open()
         method: Any = self._stream.channel.unary_stream(call.path, request_serializer=None, response_deserializer=None)
         try:
             async for data in method(call.request.SerializeToString(), timeout=timeout, metadata=self._metadata):
@@ -220,6 +222,22 @@ class Client:
         request = pools_pb2.StatPoolRequest(pool=PoolRef(pool_id=pool_id))
         return PoolStat.of((await self.call(Call("PoolsService/StatPool", request, pools_pb2.StatPoolResponse))).stat)
 
+    async def freeable_bytes(self) -> int:
+        """Payload and index of the tenant's ephemeral and shared pools: what `reclaim` could free."""
+        return (await self._reclaim(0)).freeable_bytes
+
+    async def reclaim(self, size: int) -> int:
+        """Asks the server for memory back; answers how many bytes it has freed.
+
+        The oldest pages of the tenant's ephemeral and shared pools go, by the rules of eviction: at least `size` bytes of payload and
+        index, or all of them. Persistent pages stay.
+        """
+        return (await self._reclaim(size)).freed_bytes
+
+    async def _reclaim(self, size: int) -> pools_pb2.ReclaimMemoryResponse:
+        request = pools_pb2.ReclaimMemoryRequest(bytes=size)
+        return await self.call(Call("PoolsService/ReclaimMemory", request, pools_pb2.ReclaimMemoryResponse))
+
     async def destroy_parked(self, pool_id: int) -> int:
         """Ends a pool that a dead client of this tenant left; answers how many pages went with it.
 
@@ -258,6 +276,7 @@ class Client:
 
     async def call_raw(self, path: str, data: bytes, timeout: float) -> bytes:
         """Carries out a call of bytes to bytes."""
+        self._check_open()
         channel = self._stream.channel
         if channel is not self._channel:
             self._channel = channel
@@ -271,3 +290,7 @@ class Client:
         except grpc.RpcError as error:
             raise translate(error, path.rpartition("/")[2], self.target) from error  # type: ignore[arg-type]
         return answer
+
+    def _check_open(self) -> None:
+        if self._stream.core.closed:
+            raise Closed(f"the client of {self.target} is closed")

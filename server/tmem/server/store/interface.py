@@ -9,7 +9,7 @@ Must not know: tenants' rights, generations' fences, sessions. Those are decided
 Units: bytes are encoded bytes unless a name says plain.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -203,6 +203,13 @@ class Store(Protocol):
 
     def leave(self, key: int, user: int) -> int:
         """Drops the pages of a shared pool that `user` used last; answers how many."""
+        ...
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        """Evicts from these ephemeral pools, as when memory is short; answers how many bytes of payload and index are free by that.
+
+        At least `wanted`, unless nothing is left in them.
+        """
         ...
 
     def blocks(self, key: int) -> Iterable[BlockListing]:

@@ -6,7 +6,7 @@ the oldest persistent segments go to the disk if there is one for that; and wher
 are all that need more memory until so much is free again as the hysteresis says.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.handles import Extent
@@ -121,8 +121,15 @@ class Room:
 
     # ---- Eviction ----
 
-    def evict_one(self) -> bool:
-        """Drops the oldest record of whoever must give; False if nobody has one."""
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        """Evicts from these pools alone until so many bytes are free, or nothing is left; answers how many are."""
+        before = self._ledger.live
+        while before - self._ledger.live < wanted and self.evict_one(keys):
+            pass
+        return before - self._ledger.live
+
+    def evict_one(self, among: Collection[int] | None = None) -> bool:
+        """Drops the oldest record of whoever must give, perhaps only among some pools; False if nobody has one."""
         while True:
             holdings = (
                 Holding(
@@ -134,7 +141,7 @@ class Room:
                     _oldest(pool),
                 )
                 for key, pool in self._pools.items()
-                if pool.policy.ephemeral and pool.counts.pages
+                if pool.policy.ephemeral and pool.counts.pages and (among is None or key in among)
             )
             key = choose_victim(holdings)
             if key is None:

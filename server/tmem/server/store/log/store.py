@@ -5,7 +5,7 @@ Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. Th
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Stored
 from tmem.wire.answers import Chunk, Pages, Run
@@ -109,6 +109,9 @@ class LogStore:
             pool.unmap(number, 0, BLOCK_PAGES, lambda segment, at, record: _last_user(segment, at, record) != user)
             for number in list(pool.leaves.numbers())
         )
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        return self._room.reclaim(keys, wanted)
 
     # ---- Pages ----
 
