@@ -18,6 +18,7 @@ from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
+from tmem.wire.errors import OutOfCapacity
 from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
 from tmem.wire.requests import Put
@@ -139,7 +140,13 @@ class PlainStore:
 
     def add_pool(self, policy: PoolPolicy) -> None:
         assert policy.key not in self._pools
+        if policy.reserved_bytes:
+            raise OutOfCapacity("the plain store promises nothing")
         self._pools[policy.key] = _Pool(policy)
+
+    def reserve(self, key: int, size: int) -> None:
+        if size:
+            raise OutOfCapacity("the plain store promises nothing")
 
     def drop_pool(self, key: int) -> int:
         pool = self._pools.pop(key)

@@ -24,7 +24,7 @@ def pools(server: Server) -> None:
         return
     print_table(
         f"Pools at {server.target}",
-        ["name", "id", "kind", "durability", "quota", "weight", "chunk", "epoch", "generation", "state"],
+        ["name", "id", "kind", "durability", "quota", "reserved", "weight", "chunk", "epoch", "generation", "state"],
         [
             [
                 pool.name,
@@ -32,6 +32,7 @@ def pools(server: Server) -> None:
                 pool.kind,
                 pool.durability,
                 format_bytes(pool.quota_bytes) if pool.quota_bytes else "none",
+                format_bytes(pool.reserved_bytes) if pool.reserved_bytes else "none",
                 str(pool.weight),
                 f"{4 * pool.chunk_pages} KiB",
                 str(pool.epoch),

@@ -111,6 +111,7 @@ def _make(client: Client, description: dict[str, Any], name: str | None, durabil
         name or request["name"],
         kind="persistent",
         quota_bytes=description["quota_bytes"],
+        reserved_bytes=description.get("reserved_bytes", 0),
         weight=description["weight"],
         chunk_pages=description["chunk_pages"],
         durability=durability or old,

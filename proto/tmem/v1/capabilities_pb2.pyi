@@ -51,6 +51,7 @@ class GetCapabilitiesResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
     protocol_version_low: _builtins.int
     """The versions of this contract that the server speaks."""
     protocol_version_high: _builtins.int
@@ -63,6 +64,8 @@ class GetCapabilitiesResponse(_message.Message):
     """Bits of PoolFlag that CreatePool takes."""
     store: _builtins.str
     """What holds the pages: "plain", "segments", "valkey"."""
+    recovering: _builtins.bool
+    """The server reads its journal: what is asked of pools and pages is refused RECOVERING meanwhile."""
     @_builtins.property
     def page_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -95,10 +98,11 @@ class GetCapabilitiesResponse(_message.Message):
         limits: Global___Limits | None = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         store: _builtins.str = ...,
+        recovering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durabilities", b"durabilities", "encodings", b"encodings", "instance_id", b"instance_id", "limits", b"limits", "page_sizes", b"page_sizes", "pool_flags", b"pool_flags", "pool_kinds", b"pool_kinds", "protocol_version_high", b"protocol_version_high", "protocol_version_low", b"protocol_version_low", "server_version", b"server_version", "shards", b"shards", "store", b"store", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durabilities", b"durabilities", "encodings", b"encodings", "instance_id", b"instance_id", "limits", b"limits", "page_sizes", b"page_sizes", "pool_flags", b"pool_flags", "pool_kinds", b"pool_kinds", "protocol_version_high", b"protocol_version_high", "protocol_version_low", b"protocol_version_low", "recovering", b"recovering", "server_version", b"server_version", "shards", b"shards", "store", b"store", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -131,6 +135,7 @@ class Limits(_message.Message):
     STALLED_READER_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     DRAIN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     MIN_PING_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    PAGE_OVERHEAD_BYTES_FIELD_NUMBER: _builtins.int
     max_extent_pages: _builtins.int
     max_batch_pages: _builtins.int
     """Pages of all extents of one put or get batch."""
@@ -155,6 +160,8 @@ class Limits(_message.Message):
     stalled_reader_timeout_ms: _builtins.int
     drain_timeout_ms: _builtins.int
     min_ping_interval_ms: _builtins.int
+    page_overhead_bytes: _builtins.int
+    """The most that one page of a dense block takes beside its encoded bytes."""
     def __init__(
         self,
         *,
@@ -179,10 +186,11 @@ class Limits(_message.Message):
         stalled_reader_timeout_ms: _builtins.int = ...,
         drain_timeout_ms: _builtins.int = ...,
         min_ping_interval_ms: _builtins.int = ...,
+        page_overhead_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_pages", b"default_chunk_pages", "drain_timeout_ms", b"drain_timeout_ms", "heartbeat_interval_ms", b"heartbeat_interval_ms", "max_answer_bytes", b"max_answer_bytes", "max_batch_extents", b"max_batch_extents", "max_batch_pages", b"max_batch_pages", "max_chunk_pages", b"max_chunk_pages", "max_extent_pages", b"max_extent_pages", "max_index", b"max_index", "max_message_bytes", b"max_message_bytes", "max_pool_name_chars", b"max_pool_name_chars", "max_pools_per_tenant", b"max_pools_per_tenant", "max_session_pools", b"max_session_pools", "max_window_batches", b"max_window_batches", "max_window_bytes", b"max_window_bytes", "memory_limit_bytes", b"memory_limit_bytes", "min_ping_interval_ms", b"min_ping_interval_ms", "object_id_bits", b"object_id_bits", "session_timeout_ms", b"session_timeout_ms", "stalled_reader_timeout_ms", b"stalled_reader_timeout_ms", "tenant_quota_bytes", b"tenant_quota_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_chunk_pages", b"default_chunk_pages", "drain_timeout_ms", b"drain_timeout_ms", "heartbeat_interval_ms", b"heartbeat_interval_ms", "max_answer_bytes", b"max_answer_bytes", "max_batch_extents", b"max_batch_extents", "max_batch_pages", b"max_batch_pages", "max_chunk_pages", b"max_chunk_pages", "max_extent_pages", b"max_extent_pages", "max_index", b"max_index", "max_message_bytes", b"max_message_bytes", "max_pool_name_chars", b"max_pool_name_chars", "max_pools_per_tenant", b"max_pools_per_tenant", "max_session_pools", b"max_session_pools", "max_window_batches", b"max_window_batches", "max_window_bytes", b"max_window_bytes", "memory_limit_bytes", b"memory_limit_bytes", "min_ping_interval_ms", b"min_ping_interval_ms", "object_id_bits", b"object_id_bits", "page_overhead_bytes", b"page_overhead_bytes", "session_timeout_ms", b"session_timeout_ms", "stalled_reader_timeout_ms", b"stalled_reader_timeout_ms", "tenant_quota_bytes", b"tenant_quota_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -89,6 +89,7 @@ class Pool(_message.Message):
     INCOMPLETE_FIELD_NUMBER: _builtins.int
     FROZEN_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     pool_id: _builtins.int
     name: _builtins.str
     """Unique within the tenant; 1..128 characters."""
@@ -116,6 +117,8 @@ class Pool(_message.Message):
     frozen: _builtins.bool
     parked: _builtins.bool
     """No live session works on it."""
+    reserved_bytes: _builtins.int
+    """Live payload and its index, in bytes, for which the server keeps room whatever others put; persistent pools only."""
     def __init__(
         self,
         *,
@@ -135,10 +138,11 @@ class Pool(_message.Message):
         incomplete: _builtins.bool = ...,
         frozen: _builtins.bool = ...,
         parked: _builtins.bool = ...,
+        reserved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_pages", b"chunk_pages", "durability", b"durability", "epoch", b"epoch", "flags", b"flags", "frozen", b"frozen", "generation", b"generation", "incomplete", b"incomplete", "kind", b"kind", "name", b"name", "owner", b"owner", "page_size", b"page_size", "parked", b"parked", "pool_id", b"pool_id", "quota_bytes", b"quota_bytes", "uuid", b"uuid", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_pages", b"chunk_pages", "durability", b"durability", "epoch", b"epoch", "flags", b"flags", "frozen", b"frozen", "generation", b"generation", "incomplete", b"incomplete", "kind", b"kind", "name", b"name", "owner", b"owner", "page_size", b"page_size", "parked", b"parked", "pool_id", b"pool_id", "quota_bytes", b"quota_bytes", "reserved_bytes", b"reserved_bytes", "uuid", b"uuid", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -160,6 +164,7 @@ class CreatePoolRequest(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     UUID_FIELD_NUMBER: _builtins.int
     LOST_EPOCH_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     kind: _common_pb2.PoolKind.ValueType
     page_size: _builtins.int
@@ -185,6 +190,10 @@ class CreatePoolRequest(_message.Message):
     """Set when the caller had this pool on a server that lost it: the epoch it knew. The new pool is marked incomplete,
     and its epoch is higher.
     """
+    reserved_bytes: _builtins.int
+    """See Pool.reserved_bytes; refused CAPACITY, or QUOTA, if that room can't be promised. To be sure of n pages that may all be
+    incompressible, reserve n * (4096 + Limits.page_overhead_bytes).
+    """
     def __init__(
         self,
         *,
@@ -200,10 +209,11 @@ class CreatePoolRequest(_message.Message):
         token: _builtins.bytes = ...,
         uuid: _builtins.bytes = ...,
         lost_epoch: _builtins.int = ...,
+        reserved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["abi_version", b"abi_version", "chunk_pages", b"chunk_pages", "durability", b"durability", "flags", b"flags", "kind", b"kind", "lost_epoch", b"lost_epoch", "name", b"name", "page_size", b"page_size", "quota_bytes", b"quota_bytes", "token", b"token", "uuid", b"uuid", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abi_version", b"abi_version", "chunk_pages", b"chunk_pages", "durability", b"durability", "flags", b"flags", "kind", b"kind", "lost_epoch", b"lost_epoch", "name", b"name", "page_size", b"page_size", "quota_bytes", b"quota_bytes", "reserved_bytes", b"reserved_bytes", "token", b"token", "uuid", b"uuid", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -646,9 +656,11 @@ class ResizePoolRequest(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     QUOTA_BYTES_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     quota_bytes: _builtins.int
     """Unset = as it is."""
     weight: _builtins.int
+    reserved_bytes: _builtins.int
     @_builtins.property
     def pool(self) -> _common_pb2.PoolRef: ...
     def __init__(
@@ -657,17 +669,22 @@ class ResizePoolRequest(_message.Message):
         pool: _common_pb2.PoolRef | None = ...,
         quota_bytes: _builtins.int | None = ...,
         weight: _builtins.int | None = ...,
+        reserved_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_weight", b"_weight", "pool", b"pool", "quota_bytes", b"quota_bytes", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_reserved_bytes", b"_reserved_bytes", "_weight", b"_weight", "pool", b"pool", "quota_bytes", b"quota_bytes", "reserved_bytes", b"reserved_bytes", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_weight", b"_weight", "pool", b"pool", "quota_bytes", b"quota_bytes", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes", "_reserved_bytes", b"_reserved_bytes", "_weight", b"_weight", "pool", b"pool", "quota_bytes", b"quota_bytes", "reserved_bytes", b"reserved_bytes", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__quota_bytes: _TypeAlias = _typing.Literal["quota_bytes"]  # noqa: Y015
     _WhichOneofArgType__quota_bytes: _TypeAlias = _typing.Literal["_quota_bytes", b"_quota_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__reserved_bytes: _TypeAlias = _typing.Literal["reserved_bytes"]  # noqa: Y015
+    _WhichOneofArgType__reserved_bytes: _TypeAlias = _typing.Literal["_reserved_bytes", b"_reserved_bytes"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_bytes) -> _WhichOneofReturnType__quota_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reserved_bytes) -> _WhichOneofReturnType__reserved_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 

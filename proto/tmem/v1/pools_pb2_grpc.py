@@ -194,7 +194,8 @@ class PoolsServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResizePool(self, request, context):
-        """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts.
+        """Changes quota, weight or reservation. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses
+        new puts. A reservation that can't be promised is refused CAPACITY, or QUOTA, and nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,9 @@ class PoolsServiceStub:
     ThawPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ThawPoolRequest, _pools_pb2.ThawPoolResponse]
     """Accepts puts again. For the owner only."""
     ResizePool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]
-    """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+    """Changes quota, weight or reservation. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses
+    new puts. A reservation that can't be promised is refused CAPACITY, or QUOTA, and nothing has changed.
+    """
     DestroyPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
@@ -100,7 +102,9 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     ThawPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.ThawPoolRequest, _pools_pb2.ThawPoolResponse]  # type: ignore[assignment]
     """Accepts puts again. For the owner only."""
     ResizePool: _aio.UnaryUnaryMultiCallable[_pools_pb2.ResizePoolRequest, _pools_pb2.ResizePoolResponse]  # type: ignore[assignment]
-    """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+    """Changes quota, weight or reservation. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses
+    new puts. A reservation that can't be promised is refused CAPACITY, or QUOTA, and nothing has changed.
+    """
     DestroyPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.DestroyPoolRequest, _pools_pb2.DestroyPoolResponse]  # type: ignore[assignment]
     """Ends the pool and everything in it. For the owner only. Without a token: only a parked pool of the caller's own tenant, which is how a
     person reclaims what a dead client left.
@@ -207,7 +211,9 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pools_pb2.ResizePoolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.ResizePoolResponse, _abc.Awaitable[_pools_pb2.ResizePoolResponse]]:
-        """Changes quota or weight. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses new puts."""
+        """Changes quota, weight or reservation. For the owner only. Shrinking a persistent pool below its use drops nothing; it only refuses
+        new puts. A reservation that can't be promised is refused CAPACITY, or QUOTA, and nothing has changed.
+        """
 
     @_abc_1.abstractmethod
     def DestroyPool(

@@ -22,6 +22,7 @@ __all__ = [
     "MIN_PING_INTERVAL_MS",
     "OBJECT_ID_BITS",
     "PAGE_BYTES",
+    "PAGE_OVERHEAD_BYTES",
     "PROTOCOL_VERSION",
     "SAME_FILLED_BYTES",
     "SESSION_ID_BYTES",
@@ -47,6 +48,9 @@ MAX_CHUNK_PAGES = 16
 # 64 KiB of plain bytes compress about 1.15-1.4 x better than 4 KiB do and still decompress in 15 us; larger chunks gain
 # little more and make a lone page's read dearer.
 CHUNK_PAGES_DEFAULT = 16
+# What a page takes in a dense block beside its encoded bytes, at most: a record's header with a large generation (26) and its
+# checksum (4), its locator (8), and its share of the leaf.
+PAGE_OVERHEAD_BYTES = 40
 # The word that every 8 bytes of a same-filled chunk repeat.
 SAME_FILLED_BYTES = 8
 

@@ -13,13 +13,16 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import ConfigError, Loaded, add_flags, load
 from .host.ports import AddressInUseError
 from .observe import logs
 from .store.journal.entries import JournalError
 from .tenants import Tenants, TokenFileError
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
 
 __all__ = ["main"]
 
@@ -95,6 +98,23 @@ def _serve(loaded: Loaded, command: str | None) -> int:
     return runner(_run(loaded, command))
 
 
+async def _start(daemon: "Daemon", asked_to_stop: asyncio.Event) -> bool:
+    """Starts the daemon; False if it was asked to stop before it was ready, and has stopped."""
+    start = asyncio.ensure_future(daemon.start())
+    stop = asyncio.ensure_future(asked_to_stop.wait())
+    await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if start.done():
+        start.result()
+        return True
+    start.cancel()
+    await asyncio.wait([start])
+    if start.cancelled():
+        return False
+    start.result()
+    return True
+
+
 async def _run(loaded: Loaded, command: str | None) -> int:
     # gRPC's fork handlers are for programs that fork and go on; the daemon only starts commands. Without them it says
     # nothing about threads at each start. Must be set before gRPC is loaded.
@@ -120,7 +140,8 @@ async def _run(loaded: Loaded, command: str | None) -> int:
     # Before the daemon is ready: systemd may ask for a reload as soon as it is told so.
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     print_on_signal(loop)
-    await daemon.start()
+    if not await _start(daemon, asked_to_stop):
+        return 0
     status = 0
     try:
         if captive is not None:

@@ -55,6 +55,8 @@ _SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesServ
 _UPKEEP_SECONDS = 1.0
 _STEP_PAUSE_SECONDS = 0.001
 _INSTANCE_ID_BYTES = 16
+# systemd waits so much longer each time that it is told of progress.
+_EXTENSION_SECONDS = 60
 
 
 class Daemon:
@@ -94,10 +96,10 @@ class Daemon:
         Raises:
             AddressInUseError: an address can't be listened on.
             JournalError: the journal can't be used.
+            asyncio.CancelledError: it was to stop while it read the journal; it has stopped.
         """
         keep_freed_messages()
         settings = self._settings
-        check_free(settings.listen)  # before a long journal is read
         loop = asyncio.get_running_loop()
         copies = CopyCounter()
         plain, store = self._build_store(loop, copies)
@@ -123,9 +125,6 @@ class Daemon:
             on_gone=retire,
             records=self._journal,
         )
-        if self._journal is not None:
-            self._journal.recover(plain, store, table, epoch=time.time_ns() // 1000, now=time.monotonic())
-            self._weigh_pools(table)
         sessions = SessionTable(lifecycle, timeout_seconds=settings.session_timeout_seconds)
         self._service = Service(
             settings=settings,
@@ -137,6 +136,7 @@ class Daemon:
             copies=copies,
             instance_id=os.urandom(_INSTANCE_ID_BYTES),
             version=self._version,
+            recovering=self._journal is not None,
         )
         self._exchange = ExchangeHandlers(self._service)
         self._metrics.sources = Sources(
@@ -148,9 +148,17 @@ class Daemon:
             sessions=lambda: len(sessions),
             streams=lambda: len(self._exchange.streams),
             load_permille=lambda: self._service.load_permille,
+            recovering=lambda: self._service.recovering,
             journal=JournalFigures if self._journal is None else self._journal.figures,
         )
         await self._listen()
+        if self._journal is not None:
+            try:
+                await self._recover(self._journal, plain, store)
+            except BaseException:
+                await self.stop()
+                raise
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         tame_collector()
         self._upkeep = asyncio.create_task(self._keep_up())
         self._warn_of_open_tokens()
@@ -158,6 +166,32 @@ class Daemon:
             log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
         log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
         notify(READY="1", STATUS=f"serving on {self.target}")
+
+    async def _recover(self, journal: Journal, plain: Store, store: Store) -> None:
+        """Reads the journal, while clients are told to come back."""
+        loop = asyncio.get_running_loop()
+        table = self._service.lifecycle.table
+        log.debug("daemon.recovering", target=self.target)
+        notify(STATUS=f"reading the journal; listening on {self.target}")
+        told = time.monotonic()
+        for work in journal.recover(plain, store, table, epoch=time.time_ns() // 1000, now=time.monotonic()):
+            if time.monotonic() - told > _UPKEEP_SECONDS:
+                told = time.monotonic()
+                percent = round(100 * journal.read_share)
+                notify(
+                    STATUS=f"reading the journal: {percent} %", EXTEND_TIMEOUT_USEC=str(_EXTENSION_SECONDS * 1_000_000)
+                )
+            if work is None:
+                await asyncio.sleep(0)
+            else:
+                waiting = loop.run_in_executor(None, work)
+                try:
+                    await asyncio.shield(waiting)
+                except asyncio.CancelledError:
+                    await asyncio.wait([waiting])  # the files are its until it has ended
+                    raise
+        self._weigh_pools(table)
+        self._service.recovering = False
 
     def _warn_of_open_tokens(self) -> None:
         path = self._settings.tokens
@@ -191,7 +225,7 @@ class Daemon:
                     self._settings.journal,
                     synced=self._settings.journal_sync == "always",
                     post=loop.call_soon_threadsafe,
-                    write=self._disk.writev,
+                    disk=self._disk,
                 )
             )
             store = self._journal.layer(store)
@@ -224,9 +258,9 @@ class Daemon:
             self.target = settings.listen
         else:
             self.target = f"{settings.listen.rpartition(':')[0]}:{port}"
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         self._server = server
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def _listen_for_scrapers(self) -> None:
         address = self._settings.metrics_listen
@@ -328,7 +362,8 @@ class Daemon:
         self._service.engine.store.close()
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more
-        log.info("daemon.stopped")
+        if self._upkeep is not None:
+            log.info("daemon.stopped")
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

@@ -149,6 +149,7 @@ class PoolInfo:
     incomplete: bool
     frozen: bool
     parked: bool
+    reserved_bytes: int
 
     @classmethod
     def of(cls, pool: pools_pb2.Pool) -> "PoolInfo":
@@ -170,6 +171,7 @@ class PoolInfo:
             incomplete=pool.incomplete,
             frozen=pool.frozen,
             parked=pool.parked,
+            reserved_bytes=pool.reserved_bytes,
         )
 
 
@@ -282,6 +284,7 @@ def create_pool(
     kind: str,
     *,
     quota_bytes: int,
+    reserved_bytes: int,
     weight: int,
     durability: str,
     chunk_pages: int,
@@ -307,6 +310,7 @@ def create_pool(
             page_size=PAGE_BYTES,
             flags=int(flags),
             quota_bytes=quota_bytes,
+            reserved_bytes=reserved_bytes,
             weight=weight,
             durability=enum_field(_member(Durability, durability, "durability")),
             chunk_pages=chunk_pages,
@@ -334,6 +338,7 @@ def recreation(pool: pools_pb2.Pool, token: bytes) -> pools_pb2.CreatePoolReques
         page_size=pool.page_size,
         flags=pool.flags,
         quota_bytes=pool.quota_bytes,
+        reserved_bytes=pool.reserved_bytes,
         weight=pool.weight,
         durability=pool.durability,
         chunk_pages=pool.chunk_pages,

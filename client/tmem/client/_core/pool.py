@@ -77,7 +77,8 @@ class PoolCore:
         return presence is not None and not presence.absent_is_lost and not any(presence.blocks_of(obj))
 
     def resized(self, description: pb.Pool) -> None:
-        """Notes a new quota and weight, for making the pool again."""
+        """Notes a new quota, weight and reservation, for making the pool again."""
         if self.recreate is not None:
             self.recreate.quota_bytes = description.quota_bytes
             self.recreate.weight = description.weight
+            self.recreate.reserved_bytes = description.reserved_bytes

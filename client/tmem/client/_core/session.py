@@ -47,13 +47,14 @@ class SessionCore:
         draining: the server asked to be left.
         heartbeat_interval: seconds; how often the server wants to hear something.
         wants_heartbeat: one should be sent now, to have a floor confirmed.
+        instance_id: which run of the server the session's pools are known to; b"" before anything was heard of it.
     """
 
     def __init__(self, options: Options, counters: ClientCounters) -> None:
         self._options = options
         self._counters = counters
         self._session_id = os.urandom(SESSION_ID_BYTES)
-        self._instance_id = b""
+        self.instance_id = b""
         self._pools: list[PoolCore] = []
         self._in_flight: dict[int, Operation] = {}
         self._next_batch_id = 1
@@ -348,8 +349,8 @@ class SessionCore:
             raise ProtocolError("an Opened that answers no Open")
         # A server that was started anew has lost what it held in memory; its pools are made again. A pool that the
         # same server no longer knows was destroyed by somebody, and stays so.
-        lost = bool(self._instance_id) and opened.instance_id != self._instance_id
-        self._instance_id = opened.instance_id
+        lost = bool(self.instance_id) and opened.instance_id != self.instance_id
+        self.instance_id = opened.instance_id
         self.window.grant(opened.window.max_bytes, opened.window.max_batches)
         self.heartbeat_interval = max(opened.heartbeat_interval_ms / 1000, 0.01)
         self.open = True

@@ -57,6 +57,8 @@ def open_client(target: str, **options: Any) -> "Client":
     except BaseException:
         client.close()
         raise
+    # A server that is started anew before the first stream is open has lost the pools that were made until then.
+    client._stream.core.instance_id = client.capabilities.instance_id  # noqa: SLF001
     return client
 
 
@@ -114,6 +116,7 @@ class Client:
         kind: str = "persistent",
         *,
         quota_bytes: int = 0,
+        reserved_bytes: int = 0,
         weight: int = 0,
         durability: str = "memory",
         chunk_pages: int = 0,
@@ -127,6 +130,8 @@ class Client:
             name: unique within the tenant.
             kind: "persistent", "ephemeral" or "shared".
             quota_bytes: of compressed pages and their index; 0 = no quota.
+            reserved_bytes: likewise, for which the server keeps room whatever others put (persistent pools). n pages that
+                may all be incompressible want n * (4096 + capabilities.limits.page_overhead_bytes).
             weight: share of memory for ephemeral pages among the tenant's pools.
             durability: "memory", "disk" or "replicated", as far as the server offers it.
             chunk_pages: pages compressed together, 1..16; 0 = the server's default.
@@ -136,12 +141,13 @@ class Client:
 
         Raises:
             PoolExists: the name is taken. PoolLimit: the tenant has as many pools as it may. InvalidRequest: no such
-                pool can be.
+                pool can be. OutOfCapacity, QuotaExceeded: what it reserves can't be promised.
         """
         call = create_pool(
             name,
             kind,
             quota_bytes=quota_bytes,
+            reserved_bytes=reserved_bytes,
             weight=weight,
             durability=durability,
             chunk_pages=chunk_pages,

@@ -217,9 +217,17 @@ class Pool(PoolFace):
         """Accepts puts again."""
         self._caller.call(Call("PoolsService/ThawPool", pb.ThawPoolRequest(pool=ref(self._core)), pb.ThawPoolResponse))
 
-    def resize(self, quota_bytes: int | None = None, weight: int | None = None) -> None:
-        """Changes quota or weight; a persistent pool never loses a page by it."""
-        request = pb.ResizePoolRequest(pool=ref(self._core), quota_bytes=quota_bytes, weight=weight)
+    def resize(
+        self, quota_bytes: int | None = None, weight: int | None = None, reserved_bytes: int | None = None
+    ) -> None:
+        """Changes quota, weight or reservation; a persistent pool never loses a page by it.
+
+        Raises:
+            OutOfCapacity, QuotaExceeded: the reservation can't be promised, and nothing has changed.
+        """
+        request = pb.ResizePoolRequest(
+            pool=ref(self._core), quota_bytes=quota_bytes, weight=weight, reserved_bytes=reserved_bytes
+        )
         resized = self._caller.call(Call("PoolsService/ResizePool", request, pb.ResizePoolResponse))
         self._core.resized(resized.pool)
 

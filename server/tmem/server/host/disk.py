@@ -5,10 +5,12 @@ what the daemon and its clients do about it.
 """
 
 import errno
+import mmap
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tmem.server.sizes import parse_size
 from tmem.wire.splice import BytesLike
@@ -32,6 +34,11 @@ class Disk:
     def pread(self, file: int, size: int, offset: int) -> bytes:
         """Reads at an offset; fewer bytes at the end of the file."""
         return os.pread(file, size, offset)
+
+    def view(self, path: Path) -> mmap.mmap:
+        """The bytes of a whole file, which are read as they are looked at."""
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class FaultyDisk(Disk):
@@ -68,10 +75,18 @@ class FaultyDisk(Disk):
 
     def pread(self, file: int, size: int, offset: int) -> bytes:
         """As Disk does, or not."""
+        self._before_read()
+        return os.pread(file, size, offset)
+
+    def view(self, path: Path) -> mmap.mmap:
+        """As Disk does, or not."""
+        self._before_read()
+        return super().view(path)
+
+    def _before_read(self) -> None:
         time.sleep(self._seconds)
         if self._chance.random() < self._read_error:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.pread(file, size, offset)
 
     def _before_write(self, file: int, offset: int, size: int) -> int:
         """How much of a write goes; raises OSError for one that fails."""

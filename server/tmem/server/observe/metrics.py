@@ -58,6 +58,7 @@ class Sources:
         pools: all pools. unbound: counters of what named no pool.
         sessions, streams: how many there are.
         load_permille: share of the loop's time in use.
+        recovering: whether the journal is being read.
         journal: how it does.
     """
 
@@ -72,6 +73,7 @@ class Sources:
         sessions: Callable[[], int],
         streams: Callable[[], int],
         load_permille: Callable[[], int],
+        recovering: Callable[[], bool],
         journal: Callable[[], JournalFigures] = JournalFigures,
     ) -> None:
         self.pools = pools
@@ -82,6 +84,7 @@ class Sources:
         self.sessions = sessions
         self.streams = streams
         self.load_permille = load_permille
+        self.recovering = recovering
         self.journal = journal
 
 
@@ -274,6 +277,12 @@ class Metrics:
         yield _gauge(
             "tmem_spilled_bytes", "Bytes of pages that are on the disk instead.", [], {(): total.spilled_bytes}
         )
+        yield _gauge(
+            "tmem_recovering",
+            "Whether the journal is being read, and clients are told to come back.",
+            [],
+            {(): sources.recovering()},
+        )
         journal = sources.journal()
         yield _gauge("tmem_journal_bytes", "Bytes of the journal's files.", [], {(): journal.size})
         yield _counter(
@@ -300,17 +309,20 @@ class _Kind:
     pools: int = 0
     parked: int = 0
     held_bytes: int = 0
+    reserved_bytes: int = 0
 
     def add(self, pool: Pool, counts: Counts) -> None:
         self.pools += 1
         self.parked += pool.parked
         self.held_bytes += counts.payload_bytes + counts.dead_bytes + counts.index_bytes
+        self.reserved_bytes += pool.policy.reserved_bytes
 
 
 _BY_KIND = (
     ("tmem_pools", "Pools, by kind.", "pools"),
     ("tmem_parked_pools", "Pools that no live session works on, by kind.", "parked"),
     ("tmem_held_bytes", "Payload, dead bytes and index, by kind of pool.", "held_bytes"),
+    ("tmem_reserved_bytes", "Payload and index that pools were promised room for, by kind.", "reserved_bytes"),
 )
 
 # Reasons whose series exist from the beginning, at 0, so that their first refusal is seen as a rise.

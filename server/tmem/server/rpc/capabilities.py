@@ -77,9 +77,11 @@ class CapabilitiesHandlers:
                 stalled_reader_timeout_ms=int(settings.stalled_reader_timeout_seconds * 1000),
                 drain_timeout_ms=int(settings.drain_timeout_seconds * 1000),
                 min_ping_interval_ms=limits.MIN_PING_INTERVAL_MS,
+                page_overhead_bytes=limits.PAGE_OVERHEAD_BYTES,
             ),
             shards=[pb.Shard(shard_id=0)],
             store=store.name,
+            recovering=service.recovering,
         ).SerializeToString()
 
     def echo(self, _tenant: Tenant, data: bytes) -> bytes:

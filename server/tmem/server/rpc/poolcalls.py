@@ -24,4 +24,5 @@ def pool_request(request: pb.CreatePoolRequest) -> PoolRequest:
         token=request.token,
         uuid=request.uuid,
         lost_epoch=request.lost_epoch,
+        reserved_bytes=request.reserved_bytes,
     )

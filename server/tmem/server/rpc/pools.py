@@ -71,7 +71,8 @@ class PoolsHandlers:
             "StatPool": self.stat,
         }
         methods: dict[str, Any] = {
-            name: unary(self._service, f"PoolsService/{name}", function) for name, function in functions.items()
+            name: unary(self._service, f"PoolsService/{name}", function, of_pools=True)
+            for name, function in functions.items()
         }
         methods["ExportPool"] = streaming(self._service, "PoolsService/ExportPool", self.export)
         methods["ListPages"] = streaming(self._service, "PoolsService/ListPages", self.list_pages)
@@ -284,6 +285,7 @@ class PoolsHandlers:
             pool,
             request.quota_bytes if request.HasField("quota_bytes") else None,
             request.weight if request.HasField("weight") else None,
+            request.reserved_bytes if request.HasField("reserved_bytes") else None,
         )
         return pb.ResizePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
@@ -336,6 +338,7 @@ def _describe(pool: Pool, pool_id: int) -> pb.Pool:
         incomplete=pool.incomplete,
         frozen=pool.frozen,
         parked=pool.parked,
+        reserved_bytes=policy.reserved_bytes,
     )
 
 

@@ -33,6 +33,7 @@ class PoolPolicy:
         tenant_weight: that tenant's share among tenants; weight: this pool's share among the tenant's pools.
         quota_bytes: live payload and its index; 0 = no quota.
         chunk_pages: the most pages of a chunk.
+        reserved_bytes: live payload and its index for which there is room whatever others put; of persistent pools.
     """
 
     key: int
@@ -43,6 +44,7 @@ class PoolPolicy:
     quota_bytes: int = 0
     chunk_pages: int = 16
     durability: Durability = Durability.MEMORY
+    reserved_bytes: int = 0
 
     @property
     def ephemeral(self) -> bool:
@@ -146,7 +148,19 @@ class Store(Protocol):
         ...
 
     def add_pool(self, policy: PoolPolicy) -> None:
-        """Makes an empty pool. The store keeps `policy` and sees later changes to its quota and weights."""
+        """Makes an empty pool. The store keeps `policy` and sees later changes to its quota and weights.
+
+        Raises:
+            OutOfCapacity, QuotaExceeded: what it reserves can't be promised; there is no such pool then.
+        """
+        ...
+
+    def reserve(self, key: int, size: int) -> None:
+        """Keeps room for so many bytes of a pool from now on: sets its policy's `reserved_bytes`.
+
+        Raises:
+            OutOfCapacity, QuotaExceeded: that can't be promised, and nothing has changed.
+        """
         ...
 
     def drop_pool(self, key: int) -> int:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from tmem.wire.errors import StoreFailed
+from tmem.wire.errors import InvalidRequest, Refused, StoreFailed
 from tmem.wire.results import Durability, PoolKind
 
 from .interface import Store
@@ -72,18 +72,29 @@ class Lifecycle:
     def create(
         self, tenant: str, request: PoolRequest, now: float, *, tenant_weight: int = 0, max_pools: int = 0
     ) -> tuple[Pool, Member]:
-        """Makes a pool, or finds the one that the same request made; raises as PoolTable.create does."""
+        """Makes a pool, or finds the one that the same request made.
+
+        Raises:
+            As PoolTable.create does.
+            OutOfCapacity, QuotaExceeded: what it reserves can't be promised.
+            StoreFailed: it can't be written down.
+        """
         pool, member, new = self.table.create(
             tenant, request, epoch=self._epoch(), tenant_weight=tenant_weight, max_pools=max_pools
         )
         if new:
             member.parked_since = now
             try:
+                self._store.add_pool(pool.policy)
+            except Refused:
+                self.table.destroy(pool)
+                raise
+            try:
                 self._record(pool)
             except StoreFailed:
                 self.table.destroy(pool)
+                self._store.drop_pool(pool.key)
                 raise
-            self._store.add_pool(pool.policy)
         return pool, member
 
     def open(self, tenant: str, name: str, token: bytes, now: float) -> tuple[Pool, Member]:
@@ -124,22 +135,34 @@ class Lifecycle:
         self.table.destroy(pool)
         return self._store.drop_pool(pool.key)
 
-    def resize(self, pool: Pool, quota_bytes: int | None, weight: int | None) -> None:
-        """Changes quota or weight; the store sees it at once and drops nothing for it.
+    def resize(
+        self, pool: Pool, quota_bytes: int | None, weight: int | None, reserved_bytes: int | None = None
+    ) -> None:
+        """Changes quota, weight or reservation; the store sees it at once and drops nothing for it.
 
         Raises:
-            StoreFailed: that can't be written down, and nothing has changed.
+            InvalidRequest: it would reserve more than its quota, or is not persistent.
+            OutOfCapacity, QuotaExceeded: the reservation can't be promised.
+            StoreFailed: that can't be written down. In any case nothing has changed.
         """
         policy = pool.policy
-        before = policy.quota_bytes, policy.weight
-        if quota_bytes is not None:
-            policy.quota_bytes = quota_bytes
+        before = policy.quota_bytes, policy.weight, policy.reserved_bytes
+        quota = policy.quota_bytes if quota_bytes is None else quota_bytes
+        reserved = policy.reserved_bytes if reserved_bytes is None else reserved_bytes
+        if reserved and policy.ephemeral:
+            raise InvalidRequest(f"pool {pool.name!r} can't reserve memory: only persistent pools do")
+        if quota and reserved > quota:
+            raise InvalidRequest(f"pool {pool.name!r} would reserve {reserved} bytes, more than its quota of {quota}")
+        if reserved != policy.reserved_bytes:
+            self._store.reserve(pool.key, reserved)
+        policy.quota_bytes = quota
         if weight is not None:
             policy.weight = weight
         try:
             self._record(pool)
         except StoreFailed:
-            policy.quota_bytes, policy.weight = before
+            # Less than that was promised before, so it still can be, or the difference is free again.
+            policy.quota_bytes, policy.weight, policy.reserved_bytes = before
             raise
 
     def freeze(self, pool: Pool, *, frozen: bool) -> None:

@@ -54,6 +54,7 @@ class PoolRequest:
     token: bytes = b""
     uuid: bytes = b""
     lost_epoch: int = 0
+    reserved_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -213,6 +214,7 @@ class PoolTable:
             quota_bytes=request.quota_bytes,
             chunk_pages=request.chunk_pages or CHUNK_PAGES_DEFAULT,
             durability=durability,
+            reserved_bytes=request.reserved_bytes,
         )
         if request.flags & PoolFlag.ENCRYPTED:
             policy.chunk_pages = 1
@@ -357,6 +359,10 @@ class PoolTable:
             raise refuse(f"durability {request.durability} is not offered by this server; it has: {offered}")
         if kind != PoolKind.PERSISTENT and durability != Durability.MEMORY:
             raise refuse(f"durability {durability.name.lower()} is for persistent pools")
+        if kind != PoolKind.PERSISTENT and request.reserved_bytes:
+            raise refuse("only persistent pools reserve memory")
+        if request.quota_bytes and request.reserved_bytes > request.quota_bytes:
+            raise refuse(f"it reserves {request.reserved_bytes} bytes, more than its quota of {request.quota_bytes}")
         return kind, durability
 
     # ---- Finding ----

@@ -14,6 +14,7 @@ from tmem.wire.results import PoolFlag, PoolKind
 
 DEFAULTS: dict[str, Any] = {
     "quota_bytes": 0,
+    "reserved_bytes": 0,
     "weight": 0,
     "durability": "memory",
     "chunk_pages": 0,

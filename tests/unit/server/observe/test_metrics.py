@@ -28,6 +28,7 @@ def attach(server: PureServer) -> Metrics:
         sessions=lambda: len(service.sessions),
         streams=lambda: 1,
         load_permille=lambda: 250,
+        recovering=lambda: False,
     )
     return metrics
 
@@ -144,7 +145,7 @@ def test_no_counter_falls_and_all_gauges_are_zero_when_every_pool_is_gone(server
     gauges = (
         *("tmem_pages", "tmem_objects", "tmem_blocks", "tmem_payload_bytes", "tmem_index_bytes", "tmem_dead_bytes"),
         *("tmem_same_filled_pages", "tmem_raw_pages", "tmem_pools", "tmem_resident_bytes", "tmem_tenant_pages_max"),
-        *("tmem_parked_pools", "tmem_held_bytes"),
+        *("tmem_parked_pools", "tmem_held_bytes", "tmem_reserved_bytes"),
     )
     for (name, _), number in after.items():
         if name in gauges:

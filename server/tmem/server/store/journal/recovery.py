@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from tmem.server.store.interface import Flushed, PoolPolicy, Store, Stored
 from tmem.server.store.pools import Member, Pool, PoolRequest, PoolTable
-from tmem.wire.errors import TmemError
+from tmem.wire.errors import OutOfCapacity, TmemError
 from tmem.wire.handles import Version
 from tmem.wire.requests import Flush, FlushObject, Put, decode_request
 from tmem.wire.results import Durability, PoolFlag, PoolKind, Reason
@@ -38,6 +38,7 @@ def describe_pool(pool: Pool, *, with_token: bool = True) -> bytes:
         "incomplete": pool.incomplete,
         "frozen": pool.frozen,
         "quota_bytes": policy.quota_bytes,
+        "reserved_bytes": policy.reserved_bytes,
         "weight": policy.weight,
         "chunk_pages": policy.chunk_pages,
         "request": {name: value.hex() if isinstance(value, bytes) else value for name, value in request.items()},
@@ -87,6 +88,7 @@ class Recovery:
         self._table = table
         self._pools: dict[int, Pool] = {}
         self._quotas: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}
         self.done = Done()
         self.ended = False
 
@@ -116,9 +118,17 @@ class Recovery:
             survived: everything acknowledged is here. If not, every pool has a new epoch and is incomplete.
             epoch: the least that a new epoch may be.
             now: since when they are parked.
+
+        Raises:
+            JournalError: what a pool has reserved can't be promised any more.
         """
         for key, pool in self._pools.items():
             pool.policy.quota_bytes = self._quotas[key]
+            try:
+                if self._reserved[key]:
+                    self._store.reserve(key, self._reserved[key])
+            except OutOfCapacity as error:
+                raise JournalError(f"pool {pool.name!r} of tenant {pool.owner}: {error}") from error
             for member in pool.members.values():
                 member.parked_since = now
             if not survived:
@@ -159,6 +169,7 @@ class Recovery:
         pool.generation = state["generation"]
         pool.policy.weight = state["weight"]
         self._quotas[key] = state["quota_bytes"]
+        self._reserved[key] = state.get("reserved_bytes", 0)  # a journal of an older daemon has none
         member = Member(state["tenant"], state["pool_id"], bytes.fromhex(state["token"]), pool.generation)
         pool.members = {pool.generation: member}
         if new:
@@ -168,6 +179,7 @@ class Recovery:
     def _drop(self, key: int) -> None:
         pool = self._pools.pop(key)
         del self._quotas[key]
+        del self._reserved[key]
         self._table.destroy(pool)
         self._layers.drop_pool(key)
 

@@ -35,6 +35,9 @@ class Layer:
     def add_pool(self, policy: PoolPolicy) -> None:
         self.below.add_pool(policy)
 
+    def reserve(self, key: int, size: int) -> None:
+        self.below.reserve(key, size)
+
     def drop_pool(self, key: int) -> int:
         return self.below.drop_pool(key)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from tmem.server.store.interface import PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending, then
+from tmem.wire.errors import QuotaExceeded
 from tmem.wire.handles import Version
 from tmem.wire.requests import Put
 from tmem.wire.results import Reason
@@ -33,9 +34,26 @@ class LimitedLayer(Layer):
         self._pools: dict[str, set[int]] = {}
 
     def add_pool(self, policy: PoolPolicy) -> None:
+        self._check_reservation(policy.tenant, policy.reserved_bytes)
         self.below.add_pool(policy)
         self._policies[policy.key] = policy
         self._charge(policy.key, policy.tenant)
+
+    def reserve(self, key: int, size: int) -> None:
+        policy = self._policies[key]
+        self._check_reservation(policy.tenant, size - policy.reserved_bytes)
+        self.below.reserve(key, size)
+
+    def _check_reservation(self, tenant: str, more: int) -> None:
+        """Raises QuotaExceeded if a tenant's pools would reserve more than the tenant may hold."""
+        quota = self._quotas.get(tenant, 0)
+        if not quota or more <= 0:
+            return
+        reserved = sum(self._policies[key].reserved_bytes for key in self._pools.get(tenant, ()))
+        if reserved + more > quota:
+            raise QuotaExceeded(
+                f"{more} bytes can't be reserved: tenant {tenant} may hold {quota}, and has reserved {reserved} already"
+            )
 
     def drop_pool(self, key: int) -> int:
         del self._policies[key]

@@ -4,11 +4,14 @@ Owns: `Room`: whether new bytes find room, and what goes for them. Live bytes in
 tenth, which is the cleaner's. Above that ephemeral pages go, oldest first, of whoever is furthest over its share; where there are none,
 the oldest persistent segments go to the disk if there is one for that; and where that is full too, the put is refused CAPACITY, as
 are all that need more memory until so much is free again as the hysteresis says.
+
+What a pool has reserved and not used yet is promised: ephemeral pages may be there meanwhile, other persistent ones may not.
 """
 
 from collections.abc import Callable, Collection, Mapping
 
 from tmem.server.store.shares import Holding, choose_victim
+from tmem.wire.errors import OutOfCapacity
 from tmem.wire.handles import Extent
 from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Reason
@@ -61,6 +64,7 @@ class Room:
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
+        self._reserving: list[LogPool] = []
         self.ending: list[LogPool] = []
 
     def make(self, pool: LogPool, new: int, freed: int) -> Reason:
@@ -69,7 +73,10 @@ class Room:
         if quota and pool.used_bytes + new > quota:
             return Reason.QUOTA
         ledger = self._ledger
-        while ledger.live + new > self._live_limit or self._must_wait(pool, new, freed):
+        reserved = pool.used_bytes + new <= pool.policy.reserved_bytes
+        if not reserved and not pool.policy.ephemeral and not self._spare_promised(pool, new):
+            return Reason.CAPACITY
+        while ledger.live + new > self._live_limit or (not reserved and self._must_wait(pool, new, freed)):
             if not (self.evict_one() or self._spill_one()):
                 self._full = True
                 return Reason.CAPACITY
@@ -93,6 +100,51 @@ class Room:
             return False
         if not self.ending[0].shrink():
             del self.ending[0]
+        return True
+
+    # ---- Reservations ----
+
+    def reserve(self, pool: LogPool, size: int) -> None:
+        """Promises a pool room for so many bytes.
+
+        Raises:
+            OutOfCapacity: with what others hold and were promised, there is not so much.
+        """
+        kept = sum(
+            max(other.used_bytes, other.policy.reserved_bytes)
+            for other in self._pools.values()
+            if other is not pool and not other.policy.ephemeral
+        )
+        free = max(0, self._live_limit - kept)
+        shrinks = pool.policy.key in self._pools and size <= pool.policy.reserved_bytes
+        if size > free and not shrinks:
+            raise OutOfCapacity(
+                f"{size} bytes can't be reserved: of {self._live_limit} that pages may take, {free} are neither held "
+                "nor promised; ask for less, free memory, or raise memory_limit"
+            )
+        pool.policy.reserved_bytes = size
+        if size and pool not in self._reserving:
+            self._reserving.append(pool)
+        elif not size:
+            self.release(pool)
+
+    def release(self, pool: LogPool) -> None:
+        """Promises the pool nothing more."""
+        if pool in self._reserving:
+            self._reserving.remove(pool)
+
+    def _spare_promised(self, pool: LogPool, new: int) -> bool:
+        """Whether `new` bytes leave what other pools were promised; spills to make it so."""
+        promised = sum(
+            max(0, other.policy.reserved_bytes - other.used_bytes) for other in self._reserving if other is not pool
+        )
+        ledger = self._ledger
+        if not promised or ledger.live + new + promised <= self._live_limit:
+            return True
+        evictable = sum(other.used_bytes for other in self._pools.values() if other.policy.ephemeral)
+        while ledger.live - evictable + new + promised > self._live_limit:
+            if not self._spill_one():
+                return False
         return True
 
     # ---- Spilling ----

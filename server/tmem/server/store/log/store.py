@@ -85,7 +85,13 @@ class LogStore:
 
     def add_pool(self, policy: PoolPolicy) -> None:
         assert policy.key not in self._pools
-        self._pools[policy.key] = LogPool(policy, self._ledger, self._new_segment)
+        pool = LogPool(policy, self._ledger, self._new_segment)
+        if policy.reserved_bytes:
+            self._room.reserve(pool, policy.reserved_bytes)
+        self._pools[policy.key] = pool
+
+    def reserve(self, key: int, size: int) -> None:
+        self._room.reserve(self._pools[key], size)
 
     def _new_segment(self) -> Segment:
         return Segment(next(self._numbers), self._segment_bytes)
@@ -97,6 +103,7 @@ class LogStore:
         self._retired.expanded += counts.expanded
         pages = counts.pages
         self._cleaner.forget(pool)
+        self._room.release(pool)
         pool.end()
         self._room.ending.append(pool)
         for _ in range(_PIECES_AT_ONCE):
