@@ -18,6 +18,7 @@ from .options import fail
 from .ping import ping
 from .pools import destroy, explain, pools, stat
 from .snapshot import snapshot
+from .torture.command import torture
 
 __all__ = ["main"]
 
@@ -54,5 +55,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, conformance, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, conformance, torture, doctor):
     main.add_command(command)

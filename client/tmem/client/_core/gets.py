@@ -13,7 +13,7 @@ from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES, MAX_ANSWER_BYTES, MAX_BATCH_EXTENTS, MAX_BATCH_PAGES, PAGE_BYTES
-from tmem.wire.requests import encode_get
+from tmem.wire.requests import Header, encode_get
 from tmem.wire.results import Code
 
 from .operations import EXTENT_BYTES, HEADER_BYTES, Operation, mismatch
@@ -123,6 +123,11 @@ class GetOperation(Operation):
 
     def estimate(self) -> int:
         return HEADER_BYTES + len(self._parts) * EXTENT_BYTES + self._answer_bytes
+
+    def header(self) -> Header:
+        header = super().header()
+        header.epoch = self.pool.oldest_epoch
+        return header
 
     def build(self) -> None:
         self.message = encode_get(self.header(), [part.extent for part in self._parts])

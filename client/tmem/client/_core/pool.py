@@ -23,10 +23,13 @@ class PoolCore:
         recreate: how to make the pool again on a server that lost it; None for a joined pool.
 
     Attributes:
+        oldest_epoch: what gets name: the incarnation that pages may have been stored under. If the server lost that, it answers LOST for what is
+            absent, also where the presence map can't tell, because a write of the page is on its way.
         presence: None for a shared pool, where others write too.
         attached: whether the open stream's session works on it.
         error: why nothing can be done with the pool any more.
         incomplete: the server lost it once, and it was made again.
+        recreating: it is being made again, and the server has not answered.
     """
 
     def __init__(
@@ -37,12 +40,13 @@ class PoolCore:
         self.kind = PoolKind(description.kind)
         self.flags = PoolFlag(description.flags)
         self.uuid = description.uuid
-        self.epoch = description.epoch
+        self.epoch = self.oldest_epoch = description.epoch
         self.chunk_pages = description.chunk_pages
         self.incomplete = description.incomplete
         self.token = token
         self.generation = generation
         self.recreate = recreate
+        self.recreating = False
         self.writer = Writer()
         self.presence = None if self.kind == PoolKind.SHARED else PresenceMap()
         self.attached = False
