@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.made
 PROTOS := $(wildcard proto/tmem/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-long lint format gen baseline lock bench system-packages clean
+.PHONY: help venv run test test-long faults fuzz mutants lint format gen baseline lock bench system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -33,6 +33,15 @@ test: venv system-packages  ## set up and pass the tests (under 20 minutes on 2 
 
 test-long: venv system-packages  ## the tests that take longer
 	$(BIN)/pytest -m long
+
+faults: venv system-packages  ## the fault campaign: MINUTES=10, SEED=1
+	$(BIN)/python -m tests.faults.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+
+fuzz: venv  ## fuzz everything that parses bytes: RUNS=150000 for each target
+	$(BIN)/python -m tests.fuzz.campaign --runs $(or $(RUNS),150000)
+
+mutants: venv system-packages  ## plant deliberate faults in a copy, and show that each is found
+	$(BIN)/python -m tests.mutants.check
 
 lint: venv  ## ruff, mypy, import rings, buf, yaml, Dockerfile
 	$(BIN)/ruff format --check .

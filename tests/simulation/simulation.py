@@ -376,9 +376,10 @@ class Simulation:
             for zombie in party.zombies:
                 zombie.cut = True
             party.zombies.clear()
-        # A call that was answered by nobody fails with its connection.
+        # A call fails with its connection, and no copy of it reaches another server.
         for datagram in self.datagrams:
             self._give_up_datagram(datagram)
+        self.datagrams.clear()
         self.server.restart()
         over()
 

@@ -24,6 +24,7 @@ __all__ = ["GetOperation"]
 
 _HIT = int(Code.HIT)
 _NO_CHECKSUM = -1
+_PAGE_CODES = frozenset({Code.MISS, Code.LOST, Code.CORRUPT})  # beside HIT
 
 
 class _Part:
@@ -215,7 +216,8 @@ class GetOperation(Operation):
         """Takes the code of one page that was not hit."""
         result = part.result
         position = part.offset + page
-        if code == Code.REFUSED:
+        if code not in _PAGE_CODES:
+            # Refused; so is what a newer server may answer that this client does not know.
             result.refuse(range(position, position + 1), reason)
             return
         if code == Code.MISS and part.stored >> page & 1 and self._still(part, page):

@@ -8,7 +8,8 @@ from tests.sim import PureClient, PureServer
 
 from tmem.client._core.operations import EchoOperation
 from tmem.server.store.pools import PoolRequest
-from tmem.wire.errors import Closed, DeadlineExceeded, Fenced, NoSuchPool
+from tmem.v1 import extents_pb2 as pb
+from tmem.wire.errors import Closed, DeadlineExceeded, Fenced, NoSuchPool, Refused
 from tmem.wire.handles import Version
 from tmem.wire.limits import MAX_MESSAGE_BYTES
 from tmem.wire.results import Code, PoolKind, Reason
@@ -208,6 +209,28 @@ class TestPages:
         assert reading.codes == [Code.CORRUPT] * 2
         assert bytes(reading.buffer) == bytes(2 * PAGE)
         assert client.ack(pool, reading.result) is None  # never flushed for that
+
+    @pytest.mark.parametrize("code", [0, 1, 7, 8, 16, 1000])
+    def test_a_code_of_a_newer_server_is_a_refusal(self, client: PureClient, code: int) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        reading = client.get(pool, 7, 0)
+        assert client.stream is not None
+        client.stream.deliver_to_server()
+        answer = pb.ExchangeResponse()
+        answer.ParseFromString(client.stream.to_client.pop())
+        answer.get.ClearField("chunks")
+        answer.get.ClearField("runs")
+        answer.get.ClearField("page_crc32c")
+        answer.ClearField("body")
+        answer.get.codes.append(code)  # type: ignore[arg-type]
+        client.stream.to_client.append(answer.SerializeToString())
+
+        client.settle()
+
+        assert reading.codes == [Code.REFUSED]
+        assert isinstance(reading.result.error, Refused)
+        assert not reading.result.error.retryable
 
 
 class TestOrder:
