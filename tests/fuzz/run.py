@@ -66,7 +66,7 @@ def main() -> None:
             "-timeout=20",
             "-print_final_stats=0",
         ),
-        *(f"-artifact_prefix={arguments.corpus.parent}/{arguments.target}-"),
+        f"-artifact_prefix={arguments.corpus.parent}/{arguments.target}-",
         *(str(arguments.corpus), str(HERE / "seeds" / arguments.target)),
     ]
     atheris.Setup(options, one)
