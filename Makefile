@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.made
 PROTOS := $(wildcard proto/tmem/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-long faults fuzz mutants lint format gen baseline lock bench system-packages clean
+.PHONY: help venv run test test-long faults fuzz soak mutants lint format gen baseline lock bench system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,9 @@ faults: venv system-packages  ## the fault campaign: MINUTES=10, SEED=1
 
 fuzz: venv  ## fuzz everything that parses bytes: RUNS=150000 for each target
 	$(BIN)/python -m tests.fuzz.campaign --runs $(or $(RUNS),150000)
+
+soak: venv  ## mixed load with cancels, and whether anything grows: MINUTES=10
+	$(BIN)/python -m tests.soak.soak --minutes $(or $(MINUTES),10)
 
 mutants: venv system-packages  ## plant deliberate faults in a copy, and show that each is found
 	$(BIN)/python -m tests.mutants.check

@@ -59,7 +59,8 @@ def require_tool() -> Callable[[str], str]:
 @pytest.fixture(scope="session", params=["uvloop", "asyncio"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[CaptiveDaemon]:
     """A daemon that many tests share, on each event loop; use names of your own for pools. At the end it holds nothing."""
-    with CaptiveDaemon("--loop", request.param, "--log-level", "debug") as captive:
+    flags = ("--loop", request.param, "--log-level", "debug", "--session-timeout-seconds", "15")
+    with CaptiveDaemon(*flags) as captive:
         yield captive
         assert_empties(captive)
 

@@ -11,14 +11,20 @@ from tmem.cli.scrape import scrape
 from tmem.client.testing import CaptiveDaemon
 
 
-def assert_empties(daemon: CaptiveDaemon, tokens: Sequence[str | None] = (None,)) -> None:
-    """Ends every pool that the daemon's clients, who are gone, left; then every gauge must be 0."""
+def assert_empties(daemon: CaptiveDaemon, tokens: Sequence[str | None] = (None,), seconds: float = 45.0) -> None:
+    """Ends every pool that the daemon's clients, who are gone, left; then every gauge must be 0.
+
+    The session of a client that went without a goodbye lives on for its time-out: so long this waits.
+    """
     for token in tokens:
         with tmem.client.connect(daemon.target, token=token) as client:
-            wait_until(partial(_all_parked, client))
+            wait_until(partial(_all_parked, client), seconds)
             for pool in client.pools():
                 client.destroy_parked(pool.pool_id)
-    wait_until(lambda: not leftovers(scrape(daemon.metrics_url)))
+    try:
+        wait_until(lambda: not leftovers(scrape(daemon.metrics_url)), seconds)
+    except AssertionError:
+        raise AssertionError(f"after all is gone: {leftovers(scrape(daemon.metrics_url))}") from None
 
 
 def _all_parked(client: tmem.client.Client) -> bool:
