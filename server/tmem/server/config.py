@@ -65,6 +65,11 @@ class Settings(BaseModel):
         description="directory on the disk that takes persistent pages when memory is full; scratch, gone with the daemon",
     )
     spill_limit: SizeBytes = Field(default=16 << 30, ge=8 << 20, description="the most bytes of spilled pages")
+    recompress: Literal["idle", "never"] = Field(
+        default="idle",
+        description="idle: compress harder, on a thread of its own, what has been there for a while, when there is nothing else "
+        "to do; about a fifth less memory for the same pages",
+    )
     journal: Path | None = Field(
         default=None,
         description="directory where pools of durability `disk` are kept over restarts; without it there are none",

@@ -15,7 +15,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tmem.wire.allocator import keep_freed_messages
+from tmem.wire.allocator import give_back_freed, keep_freed_messages
 from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import server_options
 
@@ -26,10 +26,11 @@ from .host.journal import JournalFiles
 from .host.memory import tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
+from .host.recompression import recompress_when_idle
 from .host.scratch import ScratchFile
 from .journal import Journal
 from .observe.http import MetricsServer
-from .observe.metrics import JournalFigures, Metrics, Sources
+from .observe.metrics import JournalFigures, Metrics, RecompressionFigures, Sources
 from .rpc.capabilities import CapabilitiesHandlers
 from .rpc.exchange import ExchangeHandlers
 from .rpc.pages import PagesHandlers
@@ -55,6 +56,9 @@ _SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesServ
 _UPKEEP_SECONDS = 1.0
 _STEP_PAUSE_SECONDS = 0.001
 _INSTANCE_ID_BYTES = 16
+# With fewer batches a second the daemon counts as idle: memory that it keeps for the next messages goes back to the system,
+# and what is held is recompressed.
+_BUSY_BATCHES = 20
 # systemd waits so much longer each time that it is told of progress.
 _EXTENSION_SECONDS = 60
 
@@ -85,6 +89,9 @@ class Daemon:
         self._journal: Journal | None = None
         self._history = History(time.monotonic)
         self._disk = disk_of(settings.disk_faults)
+        self._scratch: ScratchFile | None = None
+        self._recompression: asyncio.Task[None] | None = None
+        self._quiet, self._cleaning = False, True  # until the first look
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -150,6 +157,7 @@ class Daemon:
             load_permille=lambda: self._service.load_permille,
             recovering=lambda: self._service.recovering,
             journal=JournalFigures if self._journal is None else self._journal.figures,
+            recompression=lambda: RecompressionFigures(plain.recompressor.tried_bytes, plain.recompressor.saved_bytes),
         )
         await self._listen()
         if self._journal is not None:
@@ -161,13 +169,15 @@ class Daemon:
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         tame_collector()
         self._upkeep = asyncio.create_task(self._keep_up())
+        if settings.recompress == "idle":
+            self._recompression = asyncio.create_task(recompress_when_idle(plain.recompressor, self._is_idle))
         self._warn_of_open_tokens()
         if self._tenants.open and not is_loopback(settings.listen):
             log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
         log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
         notify(READY="1", STATUS=f"serving on {self.target}")
 
-    async def _recover(self, journal: Journal, plain: Store, store: Store) -> None:
+    async def _recover(self, journal: Journal, plain: LogStore, store: Store) -> None:
         """Reads the journal, while clients are told to come back."""
         loop = asyncio.get_running_loop()
         table = self._service.lifecycle.table
@@ -200,22 +210,25 @@ class Daemon:
                 "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
             )
 
-    def _make_scratch(self, slot_bytes: int) -> ScratchFile | None:
+    def _make_scratch(self, slot_bytes: int, loop: asyncio.AbstractEventLoop) -> ScratchFile | None:
         directory = self._settings.spill
         if directory is None:
             return None
         try:
-            return ScratchFile(directory, slot_bytes, self._settings.spill_limit, self._disk)
+            self._scratch = ScratchFile(
+                directory, slot_bytes, self._settings.spill_limit, self._disk, loop.call_soon_threadsafe
+            )
         except OSError as error:
             raise ConfigError(f"--spill {directory}: {error.strerror}") from error
+        return self._scratch
 
-    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
+    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[LogStore, Store]:
         """What holds the pages, and the same within its layers."""
         limit = self._settings.memory_limit
         plain = LogStore(
             limit,
             copies,
-            scratch=self._make_scratch(segment_size(limit)),
+            scratch=self._make_scratch(segment_size(limit), loop),
             on_evicted=lambda key, extent: self._history.note(key, extent, Fate.EVICTED),
         )
         store: Store = plain
@@ -292,20 +305,35 @@ class Daemon:
         )
         service = self._service
         wall, busy = time.monotonic(), time.thread_time()
+        kept = False  # what was freed since memory was last given back
+        batches = 0
         while True:
             await asyncio.sleep(interval)
             now, used = time.monotonic(), time.thread_time()
             service.load_permille = min(1000, int(1000 * (used - busy) / max(now - wall, 1e-6)))
             wall, busy = now, used
             try:
+                self._quiet = service.engine.batches - batches < _BUSY_BATCHES * interval
+                batches = service.engine.batches
+                if not self._quiet:
+                    kept = True
+                elif kept:
+                    kept = False
+                    await asyncio.get_running_loop().run_in_executor(None, give_back_freed)
                 self._exchange.watch()
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
-                while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
+                self._cleaning = True
+                while service.lifecycle.step() or service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
                     # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
                     await asyncio.sleep(_STEP_PAUSE_SECONDS)
+                self._cleaning = False
             except Exception:
                 log.exception("daemon.upkeep_failed")
+
+    def _is_idle(self) -> bool:
+        """Whether there is time for what nobody waits for."""
+        return self._quiet and not self._cleaning
 
     def _weigh_pools(self, table: PoolTable) -> None:
         for pool in table:
@@ -351,15 +379,19 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stops serving; open streams are cut."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
+        tasks = [task for task in (self._recompression, self._upkeep) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._server.stop(0.2)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._close_metrics)
         if self._journal is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
         self._service.engine.store.close()
+        if self._scratch is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._scratch.close)
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more
         if self._upkeep is not None:

@@ -16,6 +16,7 @@ from .store.interface import Store
 from .store.journal.entries import JournalError, Kind, Torn, encode_entry, read_entries
 from .store.journal.layer import JournalLayer
 from .store.journal.recovery import Recovery, describe_durable, describe_pool, drop_payload
+from .store.log import LogStore
 from .store.pools import Pool, PoolTable
 
 __all__ = ["Journal", "Work"]
@@ -52,7 +53,7 @@ class Journal:
             below, self.files, lambda: iter(()) if self._table is None else describe_durable(self._table)
         )
 
-    def recover(self, below: Store, layers: Store, table: PoolTable, *, epoch: int, now: float) -> Iterator[Work]:
+    def recover(self, below: LogStore, layers: Store, table: PoolTable, *, epoch: int, now: float) -> Iterator[Work]:
         """Does again what the last run's files say, and begins a new one; piece by piece, as it is iterated.
 
         Args:
@@ -72,7 +73,8 @@ class Journal:
         files = self.files.directory.found()
         recovery = Recovery(below, layers, table)
         begun = time.monotonic()
-        settled = yield from self._replay(files, recovery)
+        with below.loading():
+            settled = yield from self._replay(files, recovery)
         # Files from before the last start were read by it: whatever became of them then, the pools say.
         survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
         recovery.finish(survived=survived, epoch=epoch, now=now)

@@ -45,9 +45,9 @@ class FaultyDisk(Disk):
     """Fails by chance.
 
     Args:
-        spec: `full_after=10MiB,short_write=0.1,write_error=0.01,read_error=0.01,seconds=0.05,seed=4`, any of them:
-            no room after so many bytes of a file; chances that a write is cut short, a write fails, a read fails; how
-            long every write and read takes besides.
+        spec: `full_after=10MiB,short_write=0.1,write_error=0.01,read_error=0.01,seconds=0.05,read_seconds=1,seed=4`, any
+            of them: no room after so many bytes of a file; chances that a write is cut short, a write fails, a read
+            fails; how long every write and read takes besides, and every read on top of that.
 
     Raises:
         ValueError: the spec says something else; the message says what.
@@ -60,6 +60,7 @@ class FaultyDisk(Disk):
         self._write_error = values.get("write_error", 0.0)
         self._read_error = values.get("read_error", 0.0)
         self._seconds = values.get("seconds", 0.0)
+        self._read_seconds = values.get("read_seconds", 0.0)
         seed = values.get("seed")
         self._chance = random.Random(None if seed is None else int(seed))  # noqa: S311  no secret
 
@@ -84,7 +85,7 @@ class FaultyDisk(Disk):
         return super().view(path)
 
     def _before_read(self) -> None:
-        time.sleep(self._seconds)
+        time.sleep(self._seconds + self._read_seconds)
         if self._chance.random() < self._read_error:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -123,6 +124,7 @@ _PARAMETERS: dict[str, Callable[[str], float]] = {
     "write_error": _chance,
     "read_error": _chance,
     "seconds": _seconds,
+    "read_seconds": _seconds,
     "seed": int,
 }
 

@@ -25,7 +25,7 @@ from tmem.server.store.pools import Pool
 from tmem.wire.copies import CopyCounter
 from tmem.wire.results import PoolKind, Reason
 
-__all__ = ["JournalFigures", "Metrics", "Sources"]
+__all__ = ["JournalFigures", "Metrics", "RecompressionFigures", "Sources"]
 
 # From the fastest store operation to the slowest answer that is still one; the client library's defaults begin at 5 ms.
 _SECONDS_BUCKETS = (
@@ -51,6 +51,17 @@ class JournalFigures(NamedTuple):
     failed: int = 0
 
 
+class RecompressionFigures(NamedTuple):
+    """What recompression has done; all 0 where it is off.
+
+    Attributes:
+        tried, saved: bytes of chunks, so far.
+    """
+
+    tried: int = 0
+    saved: int = 0
+
+
 class Sources:
     """What the metrics are read from; the daemon fills it in once everything is built.
 
@@ -59,7 +70,7 @@ class Sources:
         sessions, streams: how many there are.
         load_permille: share of the loop's time in use.
         recovering: whether the journal is being read.
-        journal: how it does.
+        journal: how it does. recompression: likewise.
     """
 
     def __init__(
@@ -75,6 +86,7 @@ class Sources:
         load_permille: Callable[[], int],
         recovering: Callable[[], bool],
         journal: Callable[[], JournalFigures] = JournalFigures,
+        recompression: Callable[[], RecompressionFigures] = RecompressionFigures,
     ) -> None:
         self.pools = pools
         self.unbound = unbound
@@ -86,6 +98,7 @@ class Sources:
         self.load_permille = load_permille
         self.recovering = recovering
         self.journal = journal
+        self.recompression = recompression
 
 
 class Metrics:
@@ -290,6 +303,13 @@ class Metrics:
             "Entries that the journal was asked to write.",
             ["result"],
             {("written",): journal.written, ("failed",): journal.failed},
+        )
+        recompression = sources.recompression()
+        yield _counter(
+            "tmem_recompression_bytes_total",
+            "Encoded bytes that were compressed anew, and of these what that saved.",
+            ["result"],
+            {("tried",): recompression.tried, ("saved",): recompression.saved},
         )
         yield _gauge(
             "tmem_load_ratio", "Share of the event loop's time in use.", [], {(): sources.load_permille() / 1000}

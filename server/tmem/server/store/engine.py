@@ -58,6 +58,7 @@ class Engine:
     Attributes:
         draining: puts are refused from now on.
         unbound: what was asked of pools that the caller has no right to.
+        batches: how many it was asked to carry out.
     """
 
     def __init__(self, store: Store, history: History) -> None:
@@ -65,6 +66,7 @@ class Engine:
         self.history = history
         self.draining = False
         self.unbound = PoolCounters()
+        self.batches = 0
 
     def execute(self, batch: Batch, binding: Binding | None, *, alone: bool = False) -> Answer | Pending[Answer]:
         """Does what a batch asks, in full before it returns; only the answer may come later.
@@ -74,6 +76,7 @@ class Engine:
             binding: the pool that its header names; None if the caller has no right to it.
             alone: each page of a get must come as a chunk of its own.
         """
+        self.batches += 1
         if isinstance(batch, Echo):
             return self._echo(batch)
         if binding is None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tmem.server.store.interface import Counts, PoolPolicy
+from tmem.server.store.pending import Pending, then
 from tmem.wire.handles import Extent, Version
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
@@ -30,6 +31,7 @@ __all__ = ["AnySegment", "Ledger", "LogPool", "Spare"]
 AnySegment = Segment | SpilledSegment
 Spare = Callable[[AnySegment, int, Record], bool]
 
+_LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 
@@ -43,6 +45,7 @@ class Ledger:
         dead: of these, for pages that are gone.
         spilled: of these, on the disk; spilled_dead: of these and dead, in spilled segments.
         stuck: of the dead bytes in memory, those that cleaning has tried in vain.
+        leaving: live bytes in memory of segments that are being written to the disk, as of when that began.
         tick: counts records, for their age.
     """
 
@@ -51,6 +54,7 @@ class Ledger:
     spilled: int = 0
     spilled_dead: int = 0
     stuck: int = 0
+    leaving: int = 0
     tick: int = 0
 
     @property
@@ -197,6 +201,8 @@ class LogPool:
             counts.same_filled_pages += pages
         elif encoding == _RAW:
             counts.raw_pages += pages
+        else:
+            segment.loose += len(data)
         ledger = self.ledger
         ledger.resident += size
         if self.policy.ephemeral:
@@ -207,20 +213,22 @@ class LogPool:
     def move(
         self, record: Record, source: AnySegment, at: int, target: Segment, live: int, *, age: int | None = None
     ) -> None:
-        """Copies a record with so many live pages to where there is room for it; it keeps its age unless one is given.
+        """Copies a record, whose bytes are here, with so many live pages to where there is room for it.
 
-        Raises:
-            OSError: its bytes can't be read.
+        It keeps its age unless one is given.
         """
         begin = target.used
         if isinstance(source, Segment):
             target.memory[begin : begin + record.size] = source.memory[at : record.end]
         else:
             data = source.data(at, record)
+            assert data is not None
             head = record.data_at - record.overhead
             target.memory[begin : begin + record.overhead] = source.heads[head : record.data_at]
             target.memory[begin + record.overhead : begin + record.size] = data
         target.used += record.size
+        if record.encoding == _LZ4 and not record.dense:
+            target.loose += record.length
         self.ledger.resident += record.size
         already_dead = record.length - record.live_bytes(live)
         self._charge_dead(source, record.size - already_dead)
@@ -257,6 +265,7 @@ class LogPool:
         if length:
             target.memory[target.used : target.used + length] = memory[begin:at]
             target.used += length
+            target.loose += source.loose * length // source.used
             self.ledger.resident += length
             self._charge_dead(source, length)
         return at, moved
@@ -358,7 +367,30 @@ class LogPool:
     # ---- Spilling ----
 
     def spill(self, segment: Segment, scratch: Scratch) -> bool:
-        """Moves a segment to the disk; False if there is no room. Raises OSError."""
+        """Begins to move a segment to the disk; False if it is known already that there is no room.
+
+        It stays where it is, and can be read, cleaned and given back, until its bytes have been written.
+        """
+        size = segment.live
+        segment.leaving = True
+        self.ledger.leaving += size
+
+        def written(slot: int | None) -> bool:
+            segment.leaving = False
+            self.ledger.leaving -= size
+            if slot is None:
+                return False
+            if self.holds(segment):
+                self._replace(segment, scratch, slot)
+            else:
+                scratch.free(slot)
+            return True
+
+        begun = then(scratch.write(segment.memory[: segment.used]), written)
+        return True if isinstance(begun, Pending) else begun
+
+    def _replace(self, segment: Segment, scratch: Scratch, slot: int) -> None:
+        """A segment is on the disk."""
         offsets = []
         at = segment.passed
         while at < segment.used:
@@ -366,9 +398,6 @@ class LogPool:
             if self.live_pages(record, segment.base | at):
                 offsets.append(at)
             at = record.end
-        slot = scratch.write(segment.memory[: segment.used])
-        if slot is None:
-            return False
         spilled = SpilledSegment(segment, scratch, slot, offsets)
         self.segments[self.segments.index(segment)] = spilled
         self._by_number[segment.number] = spilled
@@ -376,7 +405,6 @@ class LogPool:
         self.ledger.spilled_dead += spilled.dead
         self.ledger.stuck -= segment.stuck
         segment.close()
-        return True
 
     # ---- Ending ----
 

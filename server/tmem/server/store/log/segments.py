@@ -39,6 +39,8 @@ class Segment:
         users: offsets of records whose last user is not their writer, and who it is (shared pools).
         touched: of these, the ones used since they were written or moved to the log's end.
         passed: how far eviction has come.
+        leaving: it is being written to the disk.
+        loose: bytes appended that compressing anew might make fewer.
     """
 
     spilled = False
@@ -52,6 +54,8 @@ class Segment:
         "base",
         "capacity",
         "dead",
+        "leaving",
+        "loose",
         "memory",
         "number",
         "passed",
@@ -78,13 +82,15 @@ class Segment:
         self.users: dict[int, int] = {}
         self.touched: set[int] = set()
         self.passed = 0
+        self.leaving = False
+        self.loose = 0
         self._marks = array("I")
         self._ages = array("Q")
 
     @property
     def free(self) -> int:
-        """Bytes that can still be appended."""
-        return self.capacity - self.used
+        """Bytes that can still be appended: none to what is on its way to the disk as it is."""
+        return 0 if self.leaving else self.capacity - self.used
 
     @property
     def resident(self) -> int:

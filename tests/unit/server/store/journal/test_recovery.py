@@ -29,7 +29,7 @@ from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Header, encode_flush, encode_get
-from tmem.wire.results import Code
+from tmem.wire.results import Code, Reason
 
 A, B, C = text_page(1), text_page(2), random_page(3)
 State = dict[tuple[int, int], tuple[bytes, Version]]
@@ -513,6 +513,21 @@ def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) 
         writer.put(number, 0, C * 4)
     with pytest.raises(JournalError, match=r"journal-00000001: .*holds more than memory_limit allows: raise it"):
         start(host.crash(tmp_path / "copy"), limit=1 << 20)
+
+
+def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(start: Start, tmp_path: Path) -> None:
+    """A pass writes what is left of a chunk as chunks of their own, which may take a little more than before."""
+    host = start(limit=8 << 20)
+    writer = host.make()
+    stored = 0
+    while not writer.put(7, stored, random_page(stored)).reasons:
+        stored += 1
+    host.crash(tmp_path / "full")
+
+    again = start(tmp_path / "full", limit=int((8 << 20) * 0.97))
+
+    assert len(contents(again.store, again.pool().key)) == stored
+    assert again.find().put(8, 0, random_page(0)).reasons == [Reason.CAPACITY], "the limit holds for what is new"
 
 
 def test_a_pool_that_is_over_its_quota_is_read(start: Start, tmp_path: Path) -> None:
