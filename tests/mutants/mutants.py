@@ -105,7 +105,7 @@ MUTANTS = (
         f"{_STORE}/engine.py",
         "codes = pages.codes = [_LOST if code == _MISS else code for code in codes]",
         "pass",
-        SIMULATION,
+        (_SESSION,),
     ),
     # ---- Refusals ----
     Mutant(
@@ -161,8 +161,8 @@ MUTANTS = (
     Mutant(
         "a locator is off by one page inside its chunk",
         f"{_LOG}/store.py",
-        "                offset = first - record.first\n",
-        "                offset = max(first - record.first - 1, 0)\n",
+        "yield start + first, count, first - record.first, locator,",
+        "yield start + first, count, max(first - record.first - 1, 0), locator,",
         statement(87),
     ),
     Mutant(
@@ -388,8 +388,8 @@ MUTANTS = (
     Mutant(
         "spilled pages are read a byte too early",
         f"{_LOG}/spill.py",
-        "self._scratch.read(self._slot, at + record.overhead, record.length)",
-        "self._scratch.read(self._slot, at + record.overhead - 1, record.length)",
+        "return self._fetch(at + record.overhead, record.length)",
+        "return self._fetch(at + record.overhead - 1, record.length)",
         statement(68),
     ),
     Mutant(
@@ -416,8 +416,8 @@ MUTANTS = (
     Mutant(
         "who leaves takes along what others used last",
         f"{_LOG}/store.py",
-        "_last_user(segment, at, record) != user)",
-        "record.version.generation != user)",
+        "lambda segment, at, record: _last_user(segment, at, record) != user",
+        "lambda segment, at, record: record.version.generation != user",
         statement(57),
     ),
     # ---- Rights ----

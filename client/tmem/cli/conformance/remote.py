@@ -6,11 +6,12 @@ Those about agents, which keep some pages at home, are held against the agents' 
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from tmem.cli.scrape import total
 from tmem.client import Client, Pool
-from tmem.wire.errors import DeadlineExceeded, TmemError, Unavailable
+from tmem.wire.errors import DeadlineExceeded, OutOfCapacity, TmemError, Unavailable
 from tmem.wire.results import Code
 
 from .expect import Seen, expect, refused, same
@@ -33,7 +34,8 @@ def places_change_nothing(stage: Stage) -> None:
     pool = own.pool()
     count = 2000
     for first in range(0, count, 16):
-        pool.put(7, first, b"".join(noise(number) for number in range(first, first + 16)))
+        plain = b"".join(noise(number) for number in range(first, first + 16))
+        _patiently(partial(pool.put, 7, first, plain), OutOfCapacity)  # the disk takes its time
     tiers = {pool.explain(7, number).tier for number in range(0, count, 16)}
     same(tiers, {"memory", "disk"}, "where pages are")
     for number in (0, 1, 777, count - 1):
@@ -115,15 +117,16 @@ def an_unreachable_server_is_said_to_be(stage: Stage) -> None:
     same(_patiently(lambda: fetch(pool, 7, 0, 20)), [page(number) for number in range(20)], "the pages afterwards")
 
 
-def _patiently(call: Callable[[], T]) -> T:
-    """A call that may come too early for a client that is just reconnecting."""
+def _patiently(call: Callable[[], T], *until: type[TmemError]) -> T:
+    """A call that may come too early, such as for a client that is just reconnecting."""
     deadline = time.monotonic() + _SLACK
     while True:
         try:
             return call()
-        except (Unavailable, DeadlineExceeded):
+        except until or (Unavailable, DeadlineExceeded):
             if time.monotonic() > deadline:
                 raise
+            time.sleep(0.01)
 
 
 @statement(73, "After a restart without data persistent pages are lost, ephemeral ones miss, and puts work at once.")
