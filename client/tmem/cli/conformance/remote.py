@@ -35,7 +35,7 @@ def places_change_nothing(stage: Stage) -> None:
     count = 2000
     for first in range(0, count, 16):
         plain = b"".join(noise(number) for number in range(first, first + 16))
-        _patiently(partial(pool.put, 7, first, plain), OutOfCapacity)  # the disk takes its time
+        _patiently(partial(pool.put, 7, first, plain), (OutOfCapacity,))  # the disk takes its time
     tiers = {pool.explain(7, number).tier for number in range(0, count, 16)}
     same(tiers, {"memory", "disk"}, "where pages are")
     for number in (0, 1, 777, count - 1):
@@ -117,13 +117,13 @@ def an_unreachable_server_is_said_to_be(stage: Stage) -> None:
     same(_patiently(lambda: fetch(pool, 7, 0, 20)), [page(number) for number in range(20)], "the pages afterwards")
 
 
-def _patiently(call: Callable[[], T], *until: type[TmemError]) -> T:
+def _patiently(call: Callable[[], T], early: tuple[type[TmemError], ...] = (Unavailable, DeadlineExceeded)) -> T:
     """A call that may come too early, such as for a client that is just reconnecting."""
     deadline = time.monotonic() + _SLACK
     while True:
         try:
             return call()
-        except until or (Unavailable, DeadlineExceeded):
+        except early:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
