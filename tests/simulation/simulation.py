@@ -23,7 +23,7 @@ from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import GetResult
 from tmem.client._core.unary import UnaryGet, UnaryPut
 from tmem.server.rpc.pages import PagesHandlers
-from tmem.wire.errors import NoSuchPool, TmemError
+from tmem.wire.errors import NoSuchPool, Stale, TmemError
 from tmem.wire.handles import Extent
 from tmem.wire.results import Code, PoolKind
 
@@ -269,6 +269,7 @@ class Simulation:
         if isinstance(datagram.call, UnaryPut):
             datagram.call.take(answer)
             datagram.call.settle()
+            assert not isinstance(datagram.call.result.error, Stale), datagram.record
             self.recorder.end(datagram.record, outcome_of(datagram.call.result.error))
         else:
             datagram.call.take(answer, datagram.client.client.codec)
@@ -397,6 +398,8 @@ class Simulation:
                     pending.client.taken.append((pending.core.pool, record, pending.get))
                 continue
             error = pending.core.results[0].error
+            # Whoever waits for an answer has not settled the write, and nobody else writes here: it is never too late.
+            assert not isinstance(error, Stale), record
             outcome = outcome_of(error)
             if record.action != Action.PUT and outcome == Outcome.REFUSED:
                 outcome = Outcome.UNKNOWN
