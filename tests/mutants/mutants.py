@@ -276,13 +276,13 @@ MUTANTS = (
         f"{_CORE}/writer.py",
         "            self._given_up[sequence] = footprints\n",
         "            self._release(footprints)\n",
-        SIMULATION,
+        (_SESSION,),
     ),
     Mutant(
         "what was in flight is not sent again",
         f"{_CORE}/session.py",
-        "        self._backlog = bool(self._in_flight)\n",
-        "        self._backlog = False\n",
+        "                operation.sent = False\n                operation.replayed = True\n",
+        "",
         (_SESSION,),
     ),
     Mutant(

@@ -136,6 +136,7 @@ def an_empty_server_says_so(stage: Stage) -> None:
     kept, cache = own.pool(client=client), own.pool("ephemeral", client=client)
     kept.put(7, 0, extent_of(0, 40))
     cache.put(7, 0, extent_of(0, 40))
+    token, epoch = kept.token, kept.epoch
     own.restart()
     same(_patiently(lambda: fetch(kept, 7, 0, 40)), [Code.LOST] * 40, "persistent pages")
     same(fetch(cache, 7, 0, 40), [Code.MISS] * 40, "ephemeral pages")
@@ -145,8 +146,8 @@ def an_empty_server_says_so(stage: Stage) -> None:
     cache.put(7, 0, B)
     same(fetch(kept, 7, 0, 2), [A, Code.LOST], "pages after a put of the first")
     same(fetch(cache, 7, 0), [B], "an ephemeral page put anew")
-    token, epoch = kept.token, kept.epoch
-    opened = own.client().open_pool(kept.name, token, epoch - 1)
+    expect(kept.epoch > epoch, "the pool that was made again has an epoch that is not higher")
+    opened = own.client().open_pool(kept.name, token, epoch)
     same(fetch(opened, 7, 1), [Code.LOST], "a get of a successor that knew the pool before")
     opened.destroy()
 
