@@ -200,7 +200,7 @@ class Simulation:
         if not party.taken:
             return
         pool, read, result = party.taken.pop(self.chance.randrange(len(party.taken)))
-        operation = acknowledgement(pool, result)
+        operation = acknowledgement(pool, [result])
         if operation is not None:
             place = (read.obj, read.first, read.pages)
             self._submit(Pending(party, operation, self._begin(party, pool, Action.ACK, place, read.values)))

@@ -166,6 +166,8 @@ class PutOperation(Operation):
 
     def add(self, codec: Codec, extent: Extent, plain: memoryview) -> PutResult:
         """Encodes one more extent; the buffer must stay as it is until the message is built."""
+        if self.pool.presence is not None:
+            self.pool.presence.check(extent)
         codec.encode(plain, extent.first, self.pool.chunk_pages, self._chunks)
         self._extents.append(extent)
         self.pages += extent.pages
@@ -194,6 +196,10 @@ class PutOperation(Operation):
         self.message = encode_put(self.header(), self._extents, self._chunks)
         self._crcs = self._chunks.crcs
         self._chunks = EncodedChunks()  # the caller's buffers, and the pieces that are now in the message
+
+    def detach(self, codec: Codec) -> None:
+        """Gives the caller its buffers back before the message is built: chunks that did not shrink are copied."""
+        codec.detach(self._chunks)
 
     def _decode(self, answer: Answer, codec: Codec) -> None:
         if not isinstance(answer, PutAnswer) or (
@@ -264,6 +270,8 @@ class FlushOperation(Operation):
 
     def add(self, extent: Extent, condition: Version | None = None) -> FlushResult:
         """Adds one extent."""
+        if self.pool.presence is not None:
+            self.pool.presence.check(extent)
         self.extents.append(extent)
         self._conditions.append(condition)
         result = FlushResult(describe(extent))
@@ -317,6 +325,8 @@ class FlushObjectOperation(Operation):
     def __init__(self, pool: PoolCore, obj: int) -> None:
         super().__init__(pool)
         self.pool: PoolCore
+        if pool.presence is not None:
+            pool.presence.check(Extent(obj, 0, 1))
         self._object = obj
         self._result = FlushResult(f"object {obj}")
         self._blocks: list[Extent] = []
