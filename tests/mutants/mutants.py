@@ -166,10 +166,10 @@ MUTANTS = (
         statement(87),
     ),
     Mutant(
-        "runs of a record end a page late",
+        "a run goes on into the pages of other records",
         f"{_LOG}/pool.py",
-        "at = min(record.first + record.pages - first, count)",
-        "at = min(record.first + record.pages - first + 1, count)",
+        "                while at < count and locators[at] == locator:\n",
+        "                while at < count and locators[at]:\n",
         statement(88),
     ),
     Mutant(
@@ -369,7 +369,7 @@ MUTANTS = (
         f"{_LOG}/pool.py",
         "[new if locator == old else locator for locator in found]",
         "[new for locator in found]",
-        SIMULATION,
+        ("tests/unit/server/store/log/test_cleaner.py", "tests/unit/server/store/test_model.py"),
     ),
     Mutant(
         "a chunk that is repacked takes the wrong checksums",

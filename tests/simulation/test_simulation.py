@@ -22,6 +22,7 @@ class Quiet:
 def busy_cleaner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few pages are enough for the cleaner to work; and nobody reads what a thousand servers log."""
     monkeypatch.setattr(cleaner, "_MIN_DEAD_BYTES", 8 << 10)
+    monkeypatch.setattr(cleaner, "MAX_RECORD_BYTES", 4 << 10)
     monkeypatch.setattr(conversation, "log", Quiet())
 
 

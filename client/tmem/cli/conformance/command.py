@@ -10,6 +10,7 @@ import click
 from tmem.cli.options import check_target, fail, failures_told, read_token
 from tmem.cli.output import console, print_json, progress, talk
 
+from .faces import FACES
 from .kit import Outcome, Statement, run, statements
 from .stage import Endpoint
 
@@ -59,6 +60,13 @@ def _numbers(_context: click.Context, _option: click.Parameter, texts: tuple[str
     metavar="FLAG",
     help="A flag of tmemd for every daemon that the kit starts; may be given several times.",
 )
+@click.option(
+    "--face",
+    type=click.Choice(list(FACES)),
+    default="blocking",
+    show_default=True,
+    help="Which client the checks use: the library's, or the agents' link.",
+)
 @click.option("--list", "list_only", is_flag=True, help="Print the statements and check nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def conformance(
@@ -68,6 +76,7 @@ def conformance(
     second_token_file: Path | None,
     metrics_url: str | None,
     flags: tuple[str, ...],
+    face: str,
     list_only: bool,
     as_json: bool,
 ) -> None:
@@ -91,6 +100,7 @@ def conformance(
             second_token=None if second_token_file is None else read_token(second_token_file),
             metrics_url=metrics_url,
             flags=flags,
+            connect=FACES[face],
         )
         if target is not None:
             with endpoint.connect(target, token=endpoint.token("first")):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grpc
 
@@ -27,6 +27,7 @@ from tmem.wire.limits import PAGE_BYTES
 from tmem.wire.results import Code
 
 from .expect import CannotRun, Seen, Violation, same
+from .faces import Connect
 from .plain import Plain, ref_of
 
 __all__ = ["PREFIX", "Endpoint", "Own", "Stage", "fetch"]
@@ -36,12 +37,6 @@ PREFIX = "conformance"
 
 _TENANTS = ("first", "second", "third")
 _OWNS_KEPT = 3
-
-
-class Connect(Protocol):
-    """Makes a client: tmem.client.connect, or another face of the same names."""
-
-    def __call__(self, target: str, **options: Any) -> Client: ...
 
 
 def token_of(tenant: str) -> str:
