@@ -62,7 +62,7 @@ class Pager:
         self._evictions = Evictions(self.ledger, self._owed)
         self._fetches = Fetches(self.ledger, self._owed, self._came)
         run = max(MAX_CHUNK_PAGES // pages, 1)
-        probation = max(self.ledger.limit // 8, run) if settings.sampling else 0
+        probation = self._probation() if settings.sampling else 0
         # A victim is one chunk at most, and a whole one where it can be: what is written over later is replaced as a whole.
         self._clock = Clock(table, run=run, block=run, probation=probation)
         self._strides = Strides(settings.units, settings.prefetch // settings.unit)
@@ -75,6 +75,7 @@ class Pager:
         self._asked_done: list[Callable[[], None]] = []
         self._to_hide: int | None = None  # where the recording of the working set has got to
         self._heal_at = now
+        self._machine_spare = settings.units
         self._now = now
 
     # ---- What others look at ----
@@ -341,7 +342,20 @@ class Pager:
         self._note(now)
         self.ledger.limit = limit
         if self._clock.probation:
-            self._clock.probation = max(limit // 8, 1)
+            self._clock.probation = self._probation()
+
+    def _probation(self) -> int:
+        return max(self.ledger.limit // 8, MAX_CHUNK_PAGES // self.settings.pages.unit_pages, 1)
+
+    def machine(self, spare: int, *, can_hide: bool) -> None:
+        """How the machine is.
+
+        Args:
+            spare: units of memory that it could do without; nothing comes home by itself into less.
+            can_hide: whether pages can be hidden from the program now.
+        """
+        self._machine_spare = spare
+        self._clock.probation = self._probation() if can_hide and self.settings.sampling else 0
 
     def bring(self, runs: list[tuple[int, int]], done: Callable[[], None], now: float) -> None:
         """Fetches what is REMOTE of these runs, as far as the limit has room for them; `done` when all of that is home."""
@@ -558,7 +572,7 @@ class Pager:
 
     def _spare(self) -> int:
         """Room beyond what evictions keep free."""
-        return self.ledger.free - self.ledger.headroom
+        return min(self.ledger.free - self.ledger.headroom, self._machine_spare)
 
     def _return_home(self) -> None:
         """Brings units home for which there is room, a few at a time; first those that the program was refused."""

@@ -99,6 +99,11 @@ class Settings:
         return self._unit
 
     @property
+    def kernel_page(self) -> int:
+        """Bytes of a page as userfaultfd counts: transparent huge pages are mapped as small ones while they are registered."""
+        return self._unit if self.pages is Pages.HUGETLB else PAGE_BYTES
+
+    @property
     def units(self) -> int:
         """Units of the region."""
         return self.size // self._unit
