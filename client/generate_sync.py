@@ -1,4 +1,4 @@
-"""Makes the blocking face of the client from the asyncio one: client.py, pool.py and batch.py of tmem/client/sync.
+"""Makes the blocking face of the client from the asyncio one: batch.py, carrier.py, client.py and pool.py of tmem/client/sync.
 
 The two differ in how they wait (stream.py, written twice) and in nothing else, so that knowing one face is knowing both.
 Run by `make gen`; with --check it only says whether the files are current, and a test asks that.
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "tmem" / "client"
-FILES = ("batch.py", "client.py", "pool.py")
+FILES = ("batch.py", "carrier.py", "client.py", "pool.py")
 NOTE = "# Made from ../aio/{name} by client/generate_sync.py; change it there.\n"
 
 REPLACEMENTS = (
@@ -32,9 +32,11 @@ def convert(name: str) -> str:
     text = (PACKAGE / "aio" / name).read_text("utf-8")
     for pattern, replacement in REPLACEMENTS:
         text = re.sub(pattern, replacement, text)
-    command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(PACKAGE / "sync" / name), "-"]
     text = NOTE.format(name=name) + text
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    for command in (("check", "--select", "I", "--fix-only"), ("format",)):
+        words = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(PACKAGE / "sync" / name), "-"]
+        text = subprocess.run(words, input=text, capture_output=True, text=True, check=True).stdout  # noqa: S603
+    return text
 
 
 def main() -> int:

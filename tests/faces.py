@@ -1,14 +1,17 @@
-"""Both faces of the client under one set of tests: the asyncio one is driven from blocking code, call by call."""
+"""Every face of the client under one set of tests: the asyncio one is driven from blocking code, call by call."""
 
 import asyncio
 import inspect
+import select
+import time
 from collections.abc import Callable
 from typing import Any
 
 import tmem.client
 import tmem.client.aio
+import tmem.client.link
 
-__all__ = ["FACES", "Face"]
+__all__ = ["FACES", "Face", "drive"]
 
 _WRAPPED = (tmem.client.aio.Client, tmem.client.aio.Pool, tmem.client.aio.Batch)
 
@@ -19,10 +22,14 @@ class Face:
     def __init__(self, name: str) -> None:
         self.name = name
         self._loop = asyncio.new_event_loop() if name == "aio" else None
+        self._clients: list[Any] = []
 
     def connect(self, target: str, **options: Any) -> Any:
         if self._loop is None:
-            return tmem.client.connect(target, **options)
+            connect = tmem.client.link.connect if self.name == "link" else tmem.client.connect
+            client = connect(target, **options)
+            self._clients.append(client)
+            return client
         return _Driven(self._loop.run_until_complete(_connect(target, options)), self.finish)
 
     def finish(self, value: Any) -> Any:
@@ -33,9 +40,14 @@ class Face:
         return value
 
     def idle(self, seconds: float) -> None:
-        """Lets the face's own work go on for a while: its loop runs only inside calls."""
+        """Lets the face's own work go on for a while: a loop, and a link, run only inside calls."""
         if self._loop is not None:
             self._loop.run_until_complete(asyncio.sleep(seconds))
+        elif self.name == "link":
+            deadline = time.monotonic() + seconds
+            while (left := deadline - time.monotonic()) > 0:
+                for client in self._clients:
+                    drive(client, left / len(self._clients))
 
     def close(self) -> None:
         if self._loop is not None:
@@ -43,7 +55,19 @@ class Face:
             self._loop.close()
 
 
-FACES = ("sync", "aio")
+FACES = ("sync", "aio", "link")
+
+
+def drive(link: Any, seconds: float) -> None:
+    """One turn of a loop around a link: waits for its descriptor and its timer, at most so long, and pumps it."""
+    timer = link.next_timer()
+    if timer is not None:
+        seconds = min(seconds, max(0.0, timer - time.monotonic()))
+    poll = select.poll()
+    if link.fileno() >= 0:
+        poll.register(link, select.POLLIN | (select.POLLOUT if link.wants_write else 0))
+    poll.poll(seconds * 1000)
+    link.pump()
 
 
 async def _connect(target: str, options: dict[str, Any]) -> Any:

@@ -168,7 +168,7 @@ class PureClient:
         return operation if self.start(operation) else None
 
     def ack(self, pool: PoolCore, result: GetResult) -> FlushOperation | None:
-        operation = acknowledgement(pool, result)
+        operation = acknowledgement(pool, [result])
         return operation if operation is not None and self.start(operation) else None
 
     # ---- The network ----

@@ -7,6 +7,7 @@ from typing import Any
 from tests.pages import PAGE, random_page, text_page
 
 import tmem.client
+import tmem.client.sync.stream
 from tmem.cli.scrape import scrape, total
 from tmem.client.testing import CaptiveDaemon
 from tmem.v1 import extents_pb2 as pb

@@ -277,8 +277,8 @@ def encode_control(message: pb.Opened | pb.Attached | pb.HeartbeatAnswer | pb.Dr
 # ---- Decoding ----
 
 
-def decode_answer(data: bytes) -> tuple[Response, bool]:
-    """One response, and whether the generated class had to parse it whole (the slow path).
+def decode_answer(data: BytesLike) -> tuple[Response, bool]:
+    """One response, whose body is a view of `data`, and whether the generated class had to parse it whole (the slow path).
 
     Raises:
         ProtocolError: no response, or one that contradicts itself.

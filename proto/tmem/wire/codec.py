@@ -133,6 +133,13 @@ class Codec:
             same_since = word
             start, end = end, min(end + chunk_pages * PAGE_BYTES, total)
 
+    def detach(self, chunks: EncodedChunks) -> None:
+        """Copies what still lies in the caller's own buffer, and counts it: for chunks that wait while the buffer changes."""
+        for number, (encoding, piece) in enumerate(zip(chunks.encodings, chunks.pieces, strict=True)):
+            if encoding == _RAW and not isinstance(piece, bytes):
+                chunks.pieces[number] = bytes(piece)
+                self._copies.on_put(chunks.pages[number])
+
     def decode(
         self,
         encoding: int,

@@ -58,7 +58,7 @@ def join(header: bytes, pieces: Sequence[BytesLike], body_bytes: int) -> bytes:
     return b"".join((header, BODY_TAG, varint(body_bytes), *pieces))
 
 
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+def _read_varint(data: BytesLike, at: int) -> tuple[int, int]:
     """The varint at `at` and where it ends; (-1, at) if there is none."""
     value = shift = 0
     for end in range(at, min(len(data), at + _MAX_VARINT_BYTES)):
@@ -70,7 +70,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     return -1, at
 
 
-def find_body(data: bytes) -> tuple[int, int] | None:
+def find_body(data: BytesLike) -> tuple[int, int] | None:
     """Where the header ends and the body begins, as (header_end, body_start); both are len(data) without a body.
 
     None: the message is not of the canonical shape (the body is not last, comes twice, or the bytes are no message), and
@@ -105,11 +105,11 @@ def find_body(data: bytes) -> tuple[int, int] | None:
     return (size, size) if at == size else None
 
 
-def parse(data: bytes, message: M, body_name: str) -> tuple[M, memoryview, bool]:
+def parse(data: BytesLike, message: M, body_name: str) -> tuple[M, memoryview, bool]:
     """Reads a message whose payload is field 1000.
 
     Args:
-        data: the serialized message.
+        data: the serialized message. What is found in a buffer that changes later must be used before.
         message: an empty instance of its generated class; filled with everything but the body.
         body_name: the name of field 1000 in that class.
 
@@ -124,9 +124,9 @@ def parse(data: bytes, message: M, body_name: str) -> tuple[M, memoryview, bool]
     try:
         if found is not None:
             header_end, body_start = found
-            message.MergeFromString(data if header_end == len(data) else data[:header_end])
+            message.MergeFromString(bytes(data[:header_end]))  # of bytes that are all header this makes no copy
             return message, memoryview(data)[body_start:], False
-        message.MergeFromString(data)
+        message.MergeFromString(bytes(data))
     except DecodeError as error:
         raise ProtocolError(f"{len(data)} bytes that are no {type(message).__name__}: {error}") from error
     body: bytes = getattr(message, body_name)

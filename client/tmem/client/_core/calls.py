@@ -27,7 +27,7 @@ from tmem.wire.errors import (
 )
 from tmem.wire.handles import check_extent, join_object, split_object
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES, PROTOCOL_VERSION
-from tmem.wire.metadata import AUTHORIZATION, BEARER
+from tmem.wire.metadata import AUTHORIZATION, BEARER, REASON
 from tmem.wire.results import Durability, Encoding, PoolFlag, PoolKind, Reason, enum_field
 
 from .options import Options
@@ -46,6 +46,7 @@ __all__ = [
     "export_pool",
     "get_capabilities",
     "list_pages",
+    "status_error",
     "take_listing",
     "translate",
 ]
@@ -101,13 +102,23 @@ def translate(error: _Status, what: str, target: str) -> TmemError:
         what: the call, for the message.
         target: the server, for the message.
     """
-    from tmem.wire.metadata import REASON
-
+    reason = next((value for key, value in error.trailing_metadata() or () if key == REASON), None)
     code = getattr(error.code(), "name", "UNKNOWN")
-    details = error.details() or ""
-    for key, value in error.trailing_metadata() or ():
-        if key == REASON and isinstance(value, str) and value in Reason.__members__:
-            return refusal(Reason[value], details)
+    return status_error(code, error.details() or "", reason if isinstance(reason, str) else None, what, target)
+
+
+def status_error(code: str, details: str, reason: str | None, what: str, target: str) -> TmemError:
+    """The exception for a status other than OK.
+
+    Args:
+        code: the status's name, such as "UNAVAILABLE".
+        details: its message.
+        reason: what the trailing metadata say under tmem-reason.
+        what: the call, for the message.
+        target: the server, for the message.
+    """
+    if reason is not None and reason in Reason.__members__:
+        return refusal(Reason[reason], details)
     if code == "UNAVAILABLE":
         return Unavailable(f"{target} can't be reached: {details}")
     if code == "DEADLINE_EXCEEDED":

@@ -3,7 +3,7 @@
 Owns: the checks of what callers hand in, and the grouping of items into operations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tmem.wire.codec import Codec, Plain, plain_view
 from tmem.wire.errors import InvalidBuffer
@@ -32,20 +32,21 @@ def buffer_extent(obj: int, index: int, buffer: Plain, *, writable: bool) -> tup
     return Extent(obj, index, pages), view
 
 
-def acknowledgement(pool: PoolCore, result: GetResult) -> FlushOperation | None:
-    """The conditional flush that removes what a get returned; None when it hit nothing."""
+def acknowledgement(pool: PoolCore, results: Iterable[GetResult]) -> FlushOperation | None:
+    """The conditional flush that removes what gets returned; None when they hit nothing."""
     operation = FlushOperation(pool)
-    extent = result.extent
-    first = 0
-    versions = result.versions
-    while first < extent.pages:
-        version = versions[first]
-        end = first + 1
-        while end < extent.pages and versions[end] == version:
-            end += 1
-        if version is not None:
-            operation.add(Extent(extent.object, extent.index + first, end - first), version)
-        first = end
+    for result in results:
+        extent = result.extent
+        first = 0
+        versions = result.versions
+        while first < extent.pages:
+            version = versions[first]
+            end = first + 1
+            while end < extent.pages and versions[end] == version:
+                end += 1
+            if version is not None:
+                operation.add(Extent(extent.object, extent.index + first, end - first), version)
+            first = end
     return operation if operation.results else None
 
 

@@ -194,6 +194,10 @@ class PutOperation(Operation):
         self._crcs = self._chunks.crcs
         self._chunks = EncodedChunks()  # the caller's buffers, and the pieces that are now in the message
 
+    def detach(self, codec: Codec) -> None:
+        """Gives the caller its buffers back before the message is built: chunks that did not shrink are copied."""
+        codec.detach(self._chunks)
+
     def _decode(self, answer: Answer, codec: Codec) -> None:
         if not isinstance(answer, PutAnswer) or (
             answer.reasons is not None and len(answer.reasons) != len(self._extents)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import grpc
 from google.protobuf.message import Message
 
 from tmem.client._core.calls import (
@@ -12,7 +11,6 @@ from tmem.client._core.calls import (
     PageExplanation,
     PoolInfo,
     PoolStat,
-    call_metadata,
     create_pool,
     explain_page,
     export_pool,
@@ -20,7 +18,6 @@ from tmem.client._core.calls import (
     list_pages,
     recreation,
     take_listing,
-    translate,
 )
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import EchoOperation
@@ -30,8 +27,8 @@ from tmem.v1 import capabilities_pb2, pools_pb2
 from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.pages import splice_page
 
+from .carrier import Carrier
 from .pool import Pool
-from .stream import Stream
 
 __all__ = ["Client", "open_client"]
 
@@ -49,14 +46,16 @@ async def open_client(target: str, **options: Any) -> "Client":
         Unavailable: nobody answers there. Unauthenticated: the server wants another token.
         InvalidOption: an option that can't be.
     """
-    client = Client(target, Options(**options))
+    from .stream import Stream  # gRPC is loaded here, so that whoever has another transport need not have it in memory
+
+    settings = Options(**options)
+    counters = ClientCounters()
+    client = Client(target, settings, counters, Stream(target, settings, counters))
     try:
-        client.capabilities = await client.call(get_capabilities(), client.options.connect_timeout)
+        await client._greet()  # noqa: SLF001
     except BaseException:
         await client.close()
         raise
-    # A server that is started anew before the first stream is open has lost the pools that were made until then.
-    client._stream.core.instance_id = client.capabilities.instance_id  # noqa: SLF001
     return client
 
 
@@ -70,15 +69,18 @@ class Client:
         capabilities: what the server can do, as of the connection.
     """
 
-    def __init__(self, target: str, options: Options) -> None:
+    def __init__(self, target: str, options: Options, counters: ClientCounters, stream: Carrier) -> None:
         self.target = target
         self.options = options
-        self.counters = ClientCounters()
-        self._metadata = call_metadata(options)
-        self._methods: dict[str, Any] = {}
-        self._channel: Any = None
-        self._stream = Stream(target, options, self.counters)
+        self.counters = counters
+        self._stream = stream
         self.capabilities = capabilities_pb2.GetCapabilitiesResponse()
+
+    async def _greet(self) -> None:
+        """Asks what the server can do; whoever makes a client calls it first."""
+        self.capabilities = await self.call(get_capabilities(), self.options.connect_timeout)
+        # A server that is started anew before the first stream is open has lost the pools that were made until then.
+        self._stream.core.instance_id = self.capabilities.instance_id
 
     async def __aenter__(self) -> Self:
         return self
@@ -185,12 +187,8 @@ class Client:
 
     async def _call_streaming(self, call: Call[R], timeout: float | None) -> AsyncIterator[R]:
         """Carries out a call that answers many messages."""
-        method: Any = self._stream.channel.unary_stream(call.path, request_serializer=None, response_deserializer=None)
-        try:
-            async for data in method(call.request.SerializeToString(), timeout=timeout, metadata=self._metadata):
-                yield call.parse(data)
-        except grpc.RpcError as error:
-            raise translate(error, call.method, self.target) from error  # type: ignore[arg-type]
+        async for data in self._stream.call_streaming(call.path, call.request.SerializeToString(), timeout):
+            yield call.parse(data)
 
     async def export_pool(self, pool_id: int) -> AsyncIterator[tuple[bytes, int, int]]:
         """All that a persistent pool of this tenant holds, as entries of a journal file; `tmem snapshot` writes them.
@@ -253,27 +251,11 @@ class Client:
         """The same by the unary call: the floor under get_page_sync; answers the size of the response."""
         message = splice_page(capabilities_pb2.EchoRequest(zero_bytes=zero_bytes), payload)
         path = "/tmem.v1.CapabilitiesService/Echo"
-        return len(await self.call_raw(path, message, self.options.read_timeout))
+        return len(await self._stream.call(path, message, self.options.read_timeout))
 
     # ---- Calls ----
 
     async def call(self, call: Call[R], timeout: float | None = None) -> R:
         """Carries out a call about pools or the server."""
-        data = await self.call_raw(call.path, call.request.SerializeToString(), timeout or self.options.call_timeout)
-        return call.parse(data)
-
-    async def call_raw(self, path: str, data: bytes, timeout: float) -> bytes:
-        """Carries out a call of bytes to bytes."""
-        channel = self._stream.channel
-        if channel is not self._channel:
-            self._channel = channel
-            self._methods = {}
-        method = self._methods.get(path)
-        if method is None:
-            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
-            self._methods[path] = method
-        try:
-            answer: bytes = await method(data, timeout=timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise translate(error, path.rpartition("/")[2], self.target) from error  # type: ignore[arg-type]
-        return answer
+        path, data = call.path, call.request.SerializeToString()
+        return call.parse(await self._stream.call(path, data, timeout or self.options.call_timeout))

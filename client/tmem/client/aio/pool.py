@@ -17,7 +17,7 @@ from tmem.wire.errors import Closed, InvalidBuffer
 from tmem.wire.handles import Extent
 
 from .batch import Batch
-from .stream import Stream
+from .carrier import Carrier
 
 __all__ = ["Pool"]
 
@@ -31,10 +31,6 @@ class Caller(Protocol):
         """Carries out a call about pools."""
         ...
 
-    async def call_raw(self, path: str, data: bytes, timeout: float) -> bytes:
-        """Carries out a call of bytes to bytes."""
-        ...
-
 
 class Pool(PoolFace):
     """A pool that this client works on; made by the client's create_pool, open_pool and join_pool."""
@@ -42,7 +38,7 @@ class Pool(PoolFace):
     def __init__(
         self,
         core: PoolCore,
-        stream: Stream,
+        stream: Carrier,
         options: Options,
         counters: ClientCounters,
         caller: Caller,
@@ -136,7 +132,7 @@ class Pool(PoolFace):
         return Batch(self._core, self._stream, self._options, self._codec)
 
     async def _ack(self, result: GetResult) -> None:
-        operation = acknowledgement(self._core, result)
+        operation = acknowledgement(self._core, [result])
         if operation is not None:
             await self._stream.run(operation, self._options.write_timeout)
         result.taken = True
@@ -153,7 +149,7 @@ class Pool(PoolFace):
             await self._stream.until(put.start, timeout)
         try:
             self._counters.unary_calls += 1
-            put.take(await self._caller.call_raw(put.path, put.request(), timeout))
+            put.take(await self._stream.call(put.path, put.request(), timeout))
         finally:
             with self._stream.lock:
                 put.settle()
@@ -174,7 +170,7 @@ class Pool(PoolFace):
                 self._counters.local_gets += 1
                 return get.result
         self._counters.unary_calls += 1
-        data = await self._caller.call_raw(get.path, get.request(), timeout or self._options.read_timeout)
+        data = await self._stream.call(get.path, get.request(), timeout or self._options.read_timeout)
         get.take(data, Codec(self._counters.copies))
         with self._stream.lock:
             get.settle()

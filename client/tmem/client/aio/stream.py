@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -80,6 +80,7 @@ class Stream:
         self._codec = Codec(counters.copies)
         self._outgoing: deque[bytes | None] = deque()
         self._wake_writer = asyncio.Event()
+        self._methods: dict[str, Any] = {}  # of the channel of the moment
         self._call: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._keep = asyncio.Event()
@@ -174,6 +175,29 @@ class Stream:
         self._start()
         self._send(messages)
 
+    # ---- Calls ----
+
+    async def call(self, path: str, data: bytes, timeout: float) -> bytes:
+        """Carries out a call of bytes to bytes; raises what its status says."""
+        method = self._methods.get(path)
+        if method is None:
+            method = self.channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            self._methods[path] = method
+        try:
+            answer: bytes = await method(data, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise translate(error, path.rpartition("/")[2], self._target) from error  # type: ignore[arg-type]
+        return answer
+
+    async def call_streaming(self, path: str, data: bytes, timeout: float | None) -> AsyncIterator[bytes]:
+        """Carries out a call that answers many messages; raises what its status says."""
+        method: Any = self.channel.unary_stream(path, request_serializer=None, response_deserializer=None)
+        try:
+            async for message in method(data, timeout=timeout, metadata=self._metadata):
+                yield message
+        except grpc.RpcError as error:
+            raise translate(error, path.rpartition(".")[2], self._target) from error  # type: ignore[arg-type]
+
     # ---- The stream's life ----
 
     def _start(self) -> None:
@@ -208,6 +232,7 @@ class Stream:
             self._renew = False
             await self.channel.close()
             self.channel = open_channel(self._target)
+            self._methods = {}
         self._outgoing = deque([self.core.opening()])
         exchange: Any = self.channel.stream_stream(
             "/tmem.v1.ExtentsService/Exchange", request_serializer=None, response_deserializer=None

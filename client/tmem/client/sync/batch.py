@@ -18,7 +18,7 @@ from tmem.client._core.results import FlushResult, GetResult, PutResult
 from tmem.wire.codec import Codec, Plain
 from tmem.wire.errors import Closed, RemoteError, TmemError
 
-from .stream import Stream
+from .carrier import Carrier
 
 __all__ = ["Batch"]
 
@@ -30,7 +30,7 @@ class Batch:
     a server that can't be reached or does not answer in time raises at the end of the block.
     """
 
-    def __init__(self, pool: PoolCore, stream: Stream, options: Options, codec: Codec) -> None:
+    def __init__(self, pool: PoolCore, stream: Carrier, options: Options, codec: Codec) -> None:
         self._pool = pool
         self._stream = stream
         self._options = options
@@ -126,7 +126,7 @@ class Batch:
             raise worst
 
     def _ack(self, result: GetResult) -> None:
-        operation = acknowledgement(self._pool, result)
+        operation = acknowledgement(self._pool, [result])
         if operation is not None:
             self._stream.run(operation, self._options.write_timeout)
         result.taken = True

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -82,6 +82,7 @@ class Stream:
         self._counters = counters
         self._codec = Codec(counters.copies)  # for answers; they are decoded by the reading thread alone
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._methods: tuple[grpc.Channel, dict[str, Any]] = (self.channel, {})
         self._call: Any = None
         self._reader: threading.Thread | None = None
         self._keeper: threading.Thread | None = None
@@ -170,6 +171,31 @@ class Stream:
         """Sends what the core asked for; call it with the lock held."""
         self._start()
         self._send(messages)
+
+    # ---- Calls ----
+
+    def call(self, path: str, data: bytes, timeout: float) -> bytes:
+        """Carries out a call of bytes to bytes; raises what its status says."""
+        channel, methods = self._methods
+        if channel is not self.channel:
+            channel, methods = self._methods = (self.channel, {})
+        method = methods.get(path)
+        if method is None:
+            method = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
+            methods[path] = method
+        try:
+            answer: bytes = method(data, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise translate(error, path.rpartition("/")[2], self._target) from error  # type: ignore[arg-type]
+        return answer
+
+    def call_streaming(self, path: str, data: bytes, timeout: float | None) -> Iterator[bytes]:
+        """Carries out a call that answers many messages; raises what its status says."""
+        method: Any = self.channel.unary_stream(path, request_serializer=None, response_deserializer=None)
+        try:
+            yield from method(data, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise translate(error, path.rpartition(".")[2], self._target) from error  # type: ignore[arg-type]
 
     # ---- The stream's life ----
 

@@ -57,7 +57,7 @@ def test_an_acknowledgement_names_each_run_of_one_version(pool: PoolCore) -> Non
     first, second = Version(1, 5), Version(1, 6)
     result.versions = [first, first, None, second, second, first]
 
-    operation = acknowledgement(pool, result)
+    operation = acknowledgement(pool, [result])
 
     assert operation is not None
     assert operation.extents == [Extent(7, 10, 2), Extent(7, 13, 2), Extent(7, 15, 1)]
@@ -65,7 +65,7 @@ def test_an_acknowledgement_names_each_run_of_one_version(pool: PoolCore) -> Non
 
 
 def test_a_get_without_hits_needs_none(pool: PoolCore) -> None:
-    assert acknowledgement(pool, GetResult(Extent(7, 10, 6), take=True)) is None
+    assert acknowledgement(pool, [GetResult(Extent(7, 10, 6), take=True)]) is None
 
 
 def test_items_of_one_kind_share_an_operation_until_it_is_full(batch: BatchCore) -> None:

@@ -1,0 +1,66 @@
+# Made from ../aio/carrier.py by client/generate_sync.py; change it there.
+"""What client, pools and batches ask of whatever carries their messages.
+
+Owns: `Carrier`. The stream over gRPC's channel (stream.py) is one; another transport is another, and the rest of a face does
+not know the difference.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from tmem.client._core.operations import Operation
+from tmem.client._core.session import SessionCore
+
+__all__ = ["Carrier"]
+
+
+class Carrier(Protocol):
+    """Carries operations and calls to the server, and answers back.
+
+    Attributes:
+        core: the session; use it under `lock`.
+    """
+
+    core: SessionCore
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]:
+        """What guards the session."""
+        ...
+
+    def run(self, operation: Operation, timeout: float) -> None:
+        """Carries out an operation; raises what it failed with."""
+        ...
+
+    def submit(self, operation: Operation, deadline: float) -> None:
+        """Sends an operation as soon as there is credit for it and its handles are free."""
+        ...
+
+    def wait(self, operation: Operation, deadline: float) -> None:
+        """Waits until an operation is done; raises what it failed with."""
+        ...
+
+    def until(self, ready: Callable[[], bool], timeout: float) -> None:
+        """Waits until `ready` says so; raises as `submit` does."""
+        ...
+
+    def send(self, messages: Iterable[bytes]) -> None:
+        """Sends what the core asked for; under the lock."""
+        ...
+
+    def fail(self, operations: Iterable[Operation]) -> None:
+        """Wakes whoever waits for operations that the core has failed; under the lock."""
+        ...
+
+    def call(self, path: str, data: bytes, timeout: float) -> bytes:
+        """Carries out a call of bytes to bytes; raises what its status says."""
+        ...
+
+    def call_streaming(self, path: str, data: bytes, timeout: float | None) -> Iterator[bytes]:
+        """Carries out a call that answers many messages; raises what its status says."""
+        ...
+
+    def close(self) -> None:
+        """Says goodbye. Takes a bounded time."""
+        ...
