@@ -25,6 +25,7 @@ from tmem.wire.errors import TmemError, Unavailable
 
 from . import control, kernel
 from .core import Pager
+from .launch import DONE, UNREACHABLE
 from .memory import AgentMemory
 from .ports import GoneError
 from .region import Region
@@ -35,7 +36,6 @@ __all__ = ["Agent", "main"]
 
 log = logging.getLogger(__name__)
 
-DONE, UNREACHABLE = 0, 3
 _TICK_SECONDS = 1.0
 _MOST_MESSAGES = 16
 

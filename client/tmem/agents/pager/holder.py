@@ -22,7 +22,8 @@ import time
 from contextlib import suppress
 
 from . import launch
-from .agent_status import DONE, UNREACHABLE
+from .kernel import punch
+from .launch import DONE, UNREACHABLE
 from .ports import AgainError, GoneError
 from .region import Region
 from .table import State
@@ -115,8 +116,6 @@ class Holder:
             uffd.unregister(self._region.base, settings.size)
 
     def _poison(self, uffd: Userfaultfd, start: int, length: int) -> None:
-        from .kernel import punch  # noqa: PLC0415
-
         punch(self._descriptors.memory, start - self._region.base, length)
         while True:
             try:

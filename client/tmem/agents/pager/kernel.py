@@ -9,6 +9,7 @@ Units: bytes.
 import ctypes
 import errno
 import os
+from typing import Any
 
 __all__ = [
     "MADV_DONTFORK",
@@ -45,11 +46,8 @@ _libc.mlockall.argtypes = (ctypes.c_int,)
 _libc.munlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.mmap.restype = ctypes.c_void_p
-try:
-    _process_madvise = _libc.process_madvise  # glibc 2.36
-except AttributeError:
-    _process_madvise = None
-else:
+_process_madvise: Any = getattr(_libc, "process_madvise", None)  # glibc 2.36
+if _process_madvise is not None:
     _process_madvise.argtypes = (
         *(ctypes.c_int, ctypes.POINTER(_IoVec), ctypes.c_size_t),
         *(ctypes.c_int, ctypes.c_uint),
@@ -63,9 +61,9 @@ def _check(status: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def address_of(buffer: object) -> int:
+def address_of(buffer: Any) -> int:
     """Where a writable buffer begins in this process. Nothing is kept of the buffer."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))  # type: ignore[call-overload,no-any-return]
+    return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
 def punch(descriptor: int, offset: int, length: int) -> None:

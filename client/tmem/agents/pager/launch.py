@@ -9,7 +9,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields
 
-__all__ = ["Descriptors", "start"]
+__all__ = ["DONE", "UNREACHABLE", "Descriptors", "start"]
+
+# Exit statuses of agents: the region is closed, or its program has ended; no target could be reached at the first start.
+DONE, UNREACHABLE = 0, 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import tmem.client.link
-from tmem.client import Code, FlushResult, GetResult, PutResult, SharedPresence
+from tmem.client import Code, FlushResult, GetResult, PutResult
 from tmem.wire.errors import TABLE, Fenced, NoSuchPool, OldPage, Refused, TmemError
 from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES
 
@@ -71,7 +71,6 @@ class _Server:
         self.target = target
         self.link: tmem.client.link.Client | None = None
         self.pool: tmem.client.link.Pool | None = None
-        self.presence: SharedPresence | None = None
         self.full_until = 0.0
         self.backoff = _FULL_SECONDS[0]
         self.asked: dict[int, float] = {}
@@ -145,18 +144,16 @@ class Targets:
         server.waiting.clear()
 
     def _open_pool(self, server: _Server, link: tmem.client.link.Client) -> None:
-        presence = SharedPresence(self._region.presence(server.number), self._settings.size // PAGE_BYTES, _OBJECT)
-        server.presence = presence
         key = self._region.key(server.number)
         if key is not None:
             try:
-                server.pool = link.open_pool(key.name, key.token, key.epoch, presence=presence)
+                server.pool = link.open_pool(key.name, key.token, key.epoch)
                 return
             except NoSuchPool:
-                log.error("%s has lost pool %s: its pages are lost", server.target.address, key.name)  # noqa: TRY400
+                log.error("%s has lost pool %s: its pages are lost", server.target.address, key.name)
         name = f"{self._settings.name}-{server.number}-{os.urandom(4).hex()}"
         chunk_pages = _CHUNK_PAGES if self._settings.pages.unit_pages == 1 else MAX_CHUNK_PAGES
-        server.pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages, presence=presence)
+        server.pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages)
         self._region.set_key(server.number, PoolKey(name, server.pool.token, server.pool.epoch))
 
     def close(self) -> None:
@@ -246,7 +243,8 @@ class Targets:
         return oldest is None or self.now - oldest < _SILENT_SECONDS
 
     def held(self, target: int) -> Iterator[tuple[int, int]]:
-        presence = self._servers[target].presence
+        pool = self._servers[target].pool
+        presence = None if pool is None else pool._core.presence  # noqa: SLF001  until it is handed in
         if presence is None:
             return
         for number, block in sorted(presence.blocks_of(_OBJECT)):
