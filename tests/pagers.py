@@ -287,9 +287,21 @@ class FakeRemote:
         assert page // 512 == (page + len(into) // PAGE - 1) // 512
         self.pending.append(Pending("get", target, page, len(into) // PAGE, b"", into, done))
 
-    def flush(self, target: int, page: int, count: int, done: Callable[[bool], None]) -> None:
-        assert page // 512 == (page + count - 1) // 512
-        self.pending.append(Pending("flush", target, page, count, b"", None, done))
+    def flush(self, target: int, runs: Sequence[tuple[int, int]], done: Callable[[bool], None]) -> None:
+        assert 0 < len(runs) <= 512
+        left = len(runs)
+        confirmed = True
+
+        def answered(one: bool) -> None:
+            nonlocal left, confirmed
+            left -= 1
+            confirmed = confirmed and one
+            if not left:
+                done(confirmed)
+
+        for page, count in runs:
+            assert page // 512 == (page + count - 1) // 512
+            self.pending.append(Pending("flush", target, page, count, b"", None, answered))
 
     # ---- The test's side ----
 

@@ -18,8 +18,8 @@ __all__ = ["Clock"]
 
 _SCAN = 4096  # units looked at in one call: about a millisecond
 
-_CHANCE = int(Flag.CHANCE)
-_HIDDEN = int(Flag.HIDDEN)
+_CHANCE = Flag.CHANCE
+_HIDDEN = Flag.HIDDEN
 _KEEP_BUT_CHANCE = 0xFF & ~_CHANCE
 _KEEP_BUT_HIDDEN = 0xFF & ~_HIDDEN
 _RESIDENT = int(State.RESIDENT)

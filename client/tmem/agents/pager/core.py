@@ -35,6 +35,7 @@ from .uffd import Fault
 __all__ = ["Pager"]
 
 _INFINITE = float("inf")
+_WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
 _MOST_MARKERS = 1024
@@ -193,7 +194,7 @@ class Pager:
 
     def _show(self, unit: int, flags: int) -> None:
         """The program sees a unit that is here, and may write to it."""
-        if flags & Fault.WP:
+        if flags & _WP:
             self._memory.unprotect(unit, 1)
         elif self._memory.resume(unit, 1):
             # In the table it is here, in the file it is not: the program has removed it and touched it again before the
@@ -219,7 +220,7 @@ class Pager:
         if not self._has_room(1):
             self._wait(unit, flags)
             return
-        if flags & Fault.MINOR:
+        if flags & _MINOR:
             self._memory.punch(unit, 1)  # what was there when the program gave it up must not be seen again
         try:
             self._zero(unit, 1)

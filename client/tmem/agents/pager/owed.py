@@ -7,6 +7,8 @@ nothing: the put has replaced the copy, and a flush would remove the new one.
 Pure but for the port. Units: units and seconds.
 """
 
+from tmem.wire.limits import MAX_BATCH_EXTENTS
+
 from .ports import Remote
 from .table import State, Table
 
@@ -58,8 +60,9 @@ class Owed:
                 self._since[target] = float("inf")
                 owed = sorted(unit for unit in units if not self._is_back(target, unit))
                 units.clear()
-                for first, count in self._runs(owed):
-                    self._flush(target, first, count, now)
+                runs = self._runs(owed)
+                for at in range(0, len(runs), MAX_BATCH_EXTENTS):
+                    self._flush(target, runs[at : at + MAX_BATCH_EXTENTS], now)
 
     def _is_back(self, target: int, unit: int) -> bool:
         return self._table.states[unit] in _AWAY and self._table.targets[unit] == target
@@ -73,12 +76,15 @@ class Owed:
                 runs.append((unit, 1))
         return runs
 
-    def _flush(self, target: int, first: int, count: int, now: float) -> None:
-        self.unconfirmed += count
+    def _flush(self, target: int, runs: list[tuple[int, int]], now: float) -> None:
+        units = sum(count for _, count in runs)
+        self.unconfirmed += units
 
         def done(confirmed: bool) -> None:
-            self.unconfirmed -= count
+            self.unconfirmed -= units
             if not confirmed:
-                self.add(target, first, count, now + _RETRY_SECONDS)
+                for first, count in runs:
+                    self.add(target, first, count, now + _RETRY_SECONDS)
 
-        self._remote.flush(target, first * self._unit_pages, count * self._unit_pages, done)
+        pages = self._unit_pages
+        self._remote.flush(target, [(first * pages, count * pages) for first, count in runs], done)

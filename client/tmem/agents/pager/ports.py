@@ -136,6 +136,6 @@ class Remote(Protocol):
         """
         ...
 
-    def flush(self, target: int, page: int, count: int, done: Callable[[bool], None]) -> None:
-        """Removes pages; `done` is told whether that is confirmed."""
+    def flush(self, target: int, runs: Sequence[tuple[int, int]], done: Callable[[bool], None]) -> None:
+        """Removes runs of pages, as (page, count), at most 512 of them; `done` is told whether all of that is confirmed."""
         ...

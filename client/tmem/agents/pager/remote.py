@@ -303,7 +303,7 @@ class Targets:
 
         server.pool.submit_get_into(_OBJECT, page, into, answered, timeout)
 
-    def flush(self, target: int, page: int, count: int, done: Callable[[bool], None]) -> None:
+    def flush(self, target: int, runs: Sequence[tuple[int, int]], done: Callable[[bool], None]) -> None:
         server = self._servers[target]
         if server.pool is None:
             done(False)
@@ -313,7 +313,7 @@ class Targets:
             self.fenced = self.fenced or any(isinstance(result.error, Fenced) for result in results)
             done(all(result.error is None for result in results))
 
-        server.pool.submit_flush(_OBJECT, page, count, answered)
+        server.pool.submit_flushes([(_OBJECT, page, count) for page, count in runs], answered)
 
     def _sent(self, server: _Server) -> int:
         self._number += 1

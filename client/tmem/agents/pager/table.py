@@ -32,7 +32,8 @@ Units: units, see `ports`. Sizes in bytes.
 
 import mmap
 from collections.abc import Iterator
-from enum import IntEnum, IntFlag
+from enum import IntEnum
+from typing import Final
 
 __all__ = ["Flag", "State", "Table", "layout_bytes"]
 
@@ -50,16 +51,16 @@ class State(IntEnum):
     LOST = 5
 
 
-class Flag(IntFlag):
-    """What else is known of a unit."""
+class Flag:
+    """What else is known of a unit, as bits. Plain numbers: enum's own & and | take microseconds, and every fault has several."""
 
-    CHANCE = 1  # used since the clock's hand passed
-    HIDDEN = 2  # unmapped to see whether it is used
-    USED = 4  # used since the recording of the working set began
-    ZEROS = 8  # if it is not there it is zeros, rightly
-    DROP = 16  # given up by the program while it was being restored
-    PART = 64  # with DROP: only a part of it was given up, so the rest is lost
-    POISONED = 32  # the program got SIGBUS because the target did not answer
+    CHANCE: Final = 1  # used since the clock's hand passed
+    HIDDEN: Final = 2  # unmapped to see whether it is used
+    USED: Final = 4  # used since the recording of the working set began
+    ZEROS: Final = 8  # if it is not there it is zeros, rightly
+    DROP: Final = 16  # given up by the program while it was being restored
+    PART: Final = 64  # with DROP: only a part of it was given up, so the rest is lost
+    POISONED: Final = 32  # the program got SIGBUS because the target did not answer
 
 
 def _aligned(size: int) -> int:

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tmem.client._core.counters import ClientCounters
-from tmem.client._core.face import acknowledgement, buffer_extent
+from tmem.client._core.face import acknowledgement, buffer_extent, flush_extents
 from tmem.client._core.gets import GetOperation
-from tmem.client._core.operations import Operation, PutOperation
+from tmem.client._core.operations import FlushOperation, Operation, PutOperation
 from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import FlushResult, GetResult, PutResult
 from tmem.client.sync.pool import Caller
 from tmem.client.sync.pool import Pool as BlockingPool
 from tmem.wire.codec import Plain
-from tmem.wire.errors import InvalidBuffer, TmemError
+from tmem.wire.errors import InvalidBuffer, InvalidHandle, TmemError
 
 from .stream import Stream
 
@@ -76,6 +76,29 @@ class Pool(BlockingPool):
     ) -> list[FlushResult]:
         """As `flush`, without waiting; one result for each block of which anything may be stored."""
         operation = self._flush_operation(obj, index, count)
+        results = list(operation.results)
+        if results:
+            self._enqueue(operation, timeout, lambda _: done(results))
+        else:
+            done(results)
+        return results
+
+    def submit_flushes(
+        self, items: Sequence[tuple[int, int, int]], done: FlushDone, timeout: float | None = None
+    ) -> list[FlushResult]:
+        """Removes (object, index, count) ranges, up to 512 of one block each, together by one message.
+
+        There is one result for each range of which anything may be stored.
+        """
+        operation = FlushOperation(self._core)
+        for obj, index, count in items:
+            for extent in flush_extents(obj, index, count):
+                if not self._core.known_absent(extent):
+                    if not operation.has_room(extent.pages):
+                        raise InvalidHandle(
+                            "that is more than one message may carry: 512 ranges; submit them in pieces"
+                        )
+                    operation.add(extent)
         results = list(operation.results)
         if results:
             self._enqueue(operation, timeout, lambda _: done(results))

@@ -1,0 +1,42 @@
+"""A program that hogs far memory: started beside a test, which kills agents and servers under it.
+
+    python -m tests.agents.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
+"""
+
+import ctypes
+import json
+import sys
+
+from tmem.agents.pager import FarMemory, kernel
+
+
+class Report(ctypes.Structure):
+    """What the hog found."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_uint64)
+        for name in ("operations", "bad", "writes", "first_bad_page", "p50_ns", "p99_ns", "longest_ns")
+    )
+
+
+def main(library: str, options: str) -> int:
+    """Prints a line when it begins, and one of JSON at the end."""
+    settings = json.loads(options)
+    seconds, threads, pattern, seed = (settings.pop(name) for name in ("seconds", "threads", "pattern", "seed"))
+    hog = ctypes.CDLL(library).hog
+    hog.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_double, ctypes.c_int, ctypes.c_int, ctypes.c_uint64),
+        ctypes.POINTER(Report),
+    )
+    size = settings.pop("size")
+    report = Report()
+    with FarMemory(size, **settings) as far:
+        print(json.dumps({"agent": far.stats()["agent"]}), flush=True)
+        status = int(hog(kernel.address_of(far), size, seconds, threads, pattern, seed, ctypes.byref(report)))
+        stats = far.stats()
+    print(json.dumps({name: getattr(report, name) for name, _ in Report._fields_} | {"stats": stats}), flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
