@@ -133,7 +133,9 @@ class PureClient:
         description = _describe(pool, member.pool_id)
         core = PoolCore(description, member.token, member.generation, recreation(description, member.token))
         assert core.presence is not None
-        core.presence.absent_is_lost = pool.incomplete if epoch is None else epoch != pool.epoch
+        core.presence.opened(
+            token, epoch=pool.epoch, generation=member.generation, known_epoch=epoch, incomplete=pool.incomplete
+        )
         for block in self.server.store.blocks(pool.key):
             core.presence.listed(block.object, block.block, int.from_bytes(block.bitmap, "little"), list(block.crcs))
         self._send(self.core.add_pool(core))

@@ -17,6 +17,7 @@ from ._core.calls import PageEvent, PageExplanation, PoolInfo, PoolStat
 from ._core.counters import ClientCounters
 from ._core.options import Options
 from ._core.results import FlushResult, GetResult, PutResult
+from ._core.shared_presence import SharedPresence
 from .sync import Batch, Client, Pool, connect
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "PoolStat",
     "PutResult",
     "Reason",
+    "SharedPresence",
     "connect",
 ]

@@ -32,7 +32,7 @@ from tmem.wire.results import Durability, Encoding, PoolFlag, PoolKind, Reason, 
 
 from .options import Options
 from .pool import PoolCore
-from .presence import PresenceMap
+from .presence import Presence
 
 __all__ = [
     "Call",
@@ -397,7 +397,7 @@ def export_pool(pool_id: int) -> Call[pools_pb2.ExportPoolResponse]:
     return Call("PoolsService/ExportPool", request, pools_pb2.ExportPoolResponse)
 
 
-def take_listing(presence: PresenceMap, listing: pools_pb2.ListPagesResponse) -> None:
+def take_listing(presence: Presence, listing: pools_pb2.ListPagesResponse) -> None:
     """Notes what one message of a listing says; raises ProtocolError if it contradicts itself."""
     count = len(listing.block)
     try:

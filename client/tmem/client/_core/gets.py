@@ -107,7 +107,7 @@ class GetOperation(Operation):
             bits = (1 << run.pages) - 1
             part.stored = (block.stored & ~block.uncertain) >> run.first & bits
             part.with_crc = part.stored & block.with_crc >> run.first
-            part.crcs = block.crcs[run.first : run.first + run.pages]
+            part.crcs = block.checksums(run.first, run.pages)
             self._ask(part)
         return result
 

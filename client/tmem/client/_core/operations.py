@@ -165,6 +165,8 @@ class PutOperation(Operation):
 
     def add(self, codec: Codec, extent: Extent, plain: memoryview) -> PutResult:
         """Encodes one more extent; the buffer must stay as it is until the message is built."""
+        if self.pool.presence is not None:
+            self.pool.presence.check(extent)
         codec.encode(plain, extent.first, self.pool.chunk_pages, self._chunks)
         self._extents.append(extent)
         self.pages += extent.pages
@@ -267,6 +269,8 @@ class FlushOperation(Operation):
 
     def add(self, extent: Extent, condition: Version | None = None) -> FlushResult:
         """Adds one extent."""
+        if self.pool.presence is not None:
+            self.pool.presence.check(extent)
         self.extents.append(extent)
         self._conditions.append(condition)
         result = FlushResult(describe(extent))
@@ -315,6 +319,8 @@ class FlushObjectOperation(Operation):
     def __init__(self, pool: PoolCore, obj: int) -> None:
         super().__init__(pool)
         self.pool: PoolCore
+        if pool.presence is not None:
+            pool.presence.check(Extent(obj, 0, 1))
         self._object = obj
         self._result = FlushResult(f"object {obj}")
         self._blocks: list[Extent] = []

@@ -8,7 +8,7 @@ from tmem.wire.errors import TmemError
 from tmem.wire.handles import Extent
 from tmem.wire.results import PoolFlag, PoolKind
 
-from .presence import PresenceMap, mask_of
+from .presence import Presence, PresenceMap, mask_of
 from .writer import Writer
 
 __all__ = ["PoolCore"]
@@ -21,6 +21,7 @@ class PoolCore:
         description: as the server described it.
         token, generation: the right under which this client speaks.
         recreate: how to make the pool again on a server that lost it; None for a joined pool.
+        presence: the map to use; None for one in this client's own memory.
 
     Attributes:
         presence: None for a shared pool, where others write too.
@@ -30,7 +31,12 @@ class PoolCore:
     """
 
     def __init__(
-        self, description: pb.Pool, token: bytes, generation: int, recreate: pb.CreatePoolRequest | None
+        self,
+        description: pb.Pool,
+        token: bytes,
+        generation: int,
+        recreate: pb.CreatePoolRequest | None,
+        presence: Presence | None = None,
     ) -> None:
         self.pool_id = description.pool_id
         self.name = description.name
@@ -44,7 +50,7 @@ class PoolCore:
         self.generation = generation
         self.recreate = recreate
         self.writer = Writer()
-        self.presence = None if self.kind == PoolKind.SHARED else PresenceMap()
+        self.presence = None if self.kind == PoolKind.SHARED else presence or PresenceMap()
         self.attached = False
         self.error: TmemError | None = None
 

@@ -1,6 +1,6 @@
 """The presence map: what a client knows of its private pool.
 
-Owns: for each page whether it is stored, whether that is uncertain, and the CRC32C of what was last STORED. So a get of
+Owns: what a presence map is (`Presence`), and the one that lives in the client's own memory: for each page whether it is stored, whether that is uncertain, and the CRC32C of what was last STORED. So a get of
 something never stored costs no call, and an old page that comes back with a valid checksum is recognised.
 
 States of a page
@@ -13,12 +13,13 @@ Memory: 4 B a page for CRCs and 3 bits for states, per block that was ever touch
 """
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 from tmem.wire.handles import Extent
 from tmem.wire.limits import BLOCK_PAGES
 
-__all__ = ["BlockMap", "PresenceMap", "mask_of"]
+__all__ = ["Block", "BlockMap", "Presence", "PresenceMap", "mask_of"]
 
 _NO_CRCS = array("I", bytes(4 * BLOCK_PAGES))
 
@@ -28,13 +29,125 @@ def mask_of(extent: Extent) -> int:
     return ((1 << extent.pages) - 1) << extent.first
 
 
-class BlockMap:
-    """One block; pages are bits 0..511.
+class Block(Protocol):
+    """What is known of one block; pages are bits 0..511.
 
     Attributes:
         stored, uncertain, with_crc: masks. A page that is stored but not in with_crc has an unknown CRC.
         crcs: CRC32C by page; meaningful where with_crc is set.
     """
+
+    @property
+    def stored(self) -> int: ...
+
+    @property
+    def uncertain(self) -> int: ...
+
+    @property
+    def with_crc(self) -> int: ...
+
+    @property
+    def crcs(self) -> Sequence[int]: ...
+
+    def checksums(self, first: int, count: int) -> "array[int]":
+        """The CRCs of pages first .. first + count - 1 as they are now."""
+        ...
+
+
+class Presence(Protocol):
+    """What is known of all blocks of one pool.
+
+    Attributes:
+        absent_is_lost: the pool was made again after a loss, and this map does not know what was stored before: a page
+            that it does not hold may have been, so it is lost, unless this client removed it itself.
+    """
+
+    absent_is_lost: bool
+
+    def check(self, extent: Extent) -> None:
+        """Raises InvalidHandle for an extent that the map has no place for."""
+        ...
+
+    def block(self, extent: Extent) -> Block | None:
+        """What is known of the extent's block; None = all absent."""
+        ...
+
+    def objects(self) -> set[int]:
+        """The objects of which anything is stored or uncertain."""
+        ...
+
+    def blocks_of(self, obj: int) -> Iterable[tuple[int, Block]]:
+        """The blocks of one object of which anything is stored or uncertain."""
+        ...
+
+    def counts(self) -> tuple[int, int]:
+        """How many pages are stored, and how many uncertain."""
+        ...
+
+    def was_removed(self, extent: Extent, page: int) -> bool:
+        """Whether this client removed a page (counted in its block), so that its absence is no loss."""
+        ...
+
+    def begin(self, extent: Extent) -> None:
+        """A write of these pages is on its way."""
+        ...
+
+    def stored(self, extent: Extent, crcs: Sequence[int]) -> None:
+        """They were STORED; `crcs` is one CRC32C for each."""
+        ...
+
+    def absent(self, extent: Extent) -> None:
+        """They are gone, by a flush or by a refusal."""
+        ...
+
+    def unchanged(self, extent: Extent) -> None:
+        """The write changed nothing: what was known before holds again."""
+        ...
+
+    def missing(self, extent: Extent, page: int) -> None:
+        """An ephemeral page (counted in its block) is no longer on the server."""
+        ...
+
+    def created(self, token: bytes, *, epoch: int, generation: int) -> None:
+        """The map is of a pool that was made this moment; raises InvalidOption if it is another's."""
+        ...
+
+    def opened(self, token: bytes, *, epoch: int, generation: int, known_epoch: int | None, incomplete: bool) -> bool:
+        """The map is of a pool that existed.
+
+        Args:
+            token: the pool's.
+            epoch: which it has now.
+            generation: likewise.
+            known_epoch: which the caller knew last, if it says so.
+            incomplete: whether the server lost it once.
+
+        Returns:
+            Whether the server must be asked what it holds: then comes `listed` for each block, and then `filled`.
+
+        Raises:
+            InvalidOption: the map is another pool's.
+        """
+        ...
+
+    def listed(self, obj: int, number: int, bitmap: int, crcs: Sequence[int] | None) -> None:
+        """The server says which pages of a block it holds, at a moment when no write is on its way.
+
+        Never clears what is known to be stored; what was uncertain is certain now.
+        """
+        ...
+
+    def filled(self) -> None:
+        """The server has said so of every block."""
+        ...
+
+    def forget(self) -> None:
+        """Nothing is stored any more (an ephemeral pool whose server came back empty)."""
+        ...
+
+
+class BlockMap:
+    """A `Block` in the client's own memory."""
 
     __slots__ = ("crcs", "stored", "uncertain", "with_crc")
 
@@ -44,19 +157,21 @@ class BlockMap:
         self.with_crc = 0
         self.crcs = array("I", _NO_CRCS)
 
+    def checksums(self, first: int, count: int) -> "array[int]":
+        """The CRCs of pages first .. first + count - 1 as they are now."""
+        return self.crcs[first : first + count]
+
 
 class PresenceMap:
-    """All blocks of one pool.
-
-    Attributes:
-        absent_is_lost: the pool was made again after a loss, and this map does not know what was stored before: a page
-            that it does not hold may have been, so it is lost, unless this client removed it itself.
-    """
+    """A `Presence` of any objects and pages, in the client's own memory."""
 
     def __init__(self) -> None:
         self._blocks: dict[tuple[int, int], BlockMap] = {}
         self._removed: dict[tuple[int, int], int] = {}
         self.absent_is_lost = False
+
+    def check(self, extent: Extent) -> None:
+        """Has a place for every extent."""
 
     def block(self, extent: Extent) -> BlockMap | None:
         """What is known of the extent's block; None = all absent."""
@@ -67,7 +182,7 @@ class PresenceMap:
         return {obj for (obj, _), block in self._blocks.items() if block.stored or block.uncertain}
 
     def blocks_of(self, obj: int) -> Iterator[tuple[int, BlockMap]]:
-        """The blocks of one object."""
+        """The blocks of one object of which anything is stored or uncertain."""
         return ((number, block) for (owner, number), block in list(self._blocks.items()) if owner == obj)
 
     def counts(self) -> tuple[int, int]:
@@ -123,21 +238,37 @@ class PresenceMap:
 
     # ---- Wholesale ----
 
+    def created(self, token: bytes, *, epoch: int, generation: int) -> None:
+        """A new pool holds nothing, as a new map does."""
+
+    def opened(
+        self,
+        token: bytes,  # noqa: ARG002  for maps that are kept
+        *,
+        epoch: int,
+        generation: int,  # noqa: ARG002
+        known_epoch: int | None,
+        incomplete: bool,
+    ) -> bool:
+        """The server must be asked: the map knows nothing yet."""
+        self.absent_is_lost = incomplete if known_epoch is None else known_epoch != epoch
+        return True
+
     def listed(self, obj: int, number: int, bitmap: int, crcs: Sequence[int] | None) -> None:
-        """The server says which pages of a block it holds; never clears what is known to be stored."""
+        """The server says which pages of a block it holds, at a moment when no write is on its way."""
         extent = Extent(obj, number * BLOCK_PAGES, BLOCK_PAGES)
         block = self._touch(extent)
-        new = bitmap & ~block.stored
+        new = bitmap & (~block.stored | block.uncertain)
+        if crcs is not None:
+            fill_crcs(block.crcs, bitmap, new, crcs)
+        block.with_crc = block.with_crc & ~new | (0 if crcs is None else new)
         block.stored |= new
-        if crcs is None:
-            return
-        position = 0
-        for page in range(BLOCK_PAGES):
-            if bitmap >> page & 1:
-                if new >> page & 1:
-                    block.crcs[page] = crcs[position]
-                    block.with_crc |= 1 << page
-                position += 1
+        block.uncertain &= ~new
+        if not block.stored and not block.uncertain:
+            del self._blocks[extent.object, extent.block]
+
+    def filled(self) -> None:
+        """Nothing was uncertain."""
 
     def forget(self) -> None:
         """Nothing is stored any more (an ephemeral pool whose server came back empty)."""
@@ -157,3 +288,16 @@ class PresenceMap:
         key = (extent.object, extent.block)
         if self._removed and key in self._removed:
             self._removed[key] &= ~mask
+
+
+def fill_crcs(crcs: "array[int] | memoryview[int]", bitmap: int, new: int, listed: Sequence[int]) -> None:
+    """Takes the CRCs of the pages `new` out of a listing that has one for each page of `bitmap`."""
+    if new == bitmap == ((1 << len(listed)) - 1):
+        crcs[: len(listed)] = array("I", listed)  # a whole block, most often
+        return
+    position = 0
+    for page in range(BLOCK_PAGES):
+        if bitmap >> page & 1:
+            if new >> page & 1:
+                crcs[page] = listed[position]
+            position += 1

@@ -34,6 +34,8 @@ class UnaryPut:
     path = "/tmem.v1.PagesService/Put"
 
     def __init__(self, pool: PoolCore, extent: Extent, plain: memoryview, codec: Codec) -> None:
+        if pool.presence is not None:
+            pool.presence.check(extent)
         self._pool = pool
         self._extent = extent
         self._chunks = EncodedChunks()

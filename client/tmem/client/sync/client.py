@@ -24,6 +24,7 @@ from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import EchoOperation
 from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
+from tmem.client._core.presence import Presence
 from tmem.v1 import capabilities_pb2, pools_pb2
 from tmem.v1.common_pb2 import PoolRef
 from tmem.wire.pages import splice_page
@@ -124,6 +125,7 @@ class Client:
         take: bool | None = None,
         encrypted: bool = False,
         uuid: bytes = b"",
+        presence: Presence | None = None,
     ) -> Pool:
         """Makes a pool.
 
@@ -139,6 +141,8 @@ class Client:
             take: whether gets take by default; None = as the kind does.
             encrypted: pages are encrypted before they are put, so the server can't expand chunks.
             uuid: 16 bytes by which others join a shared pool; empty = the server makes them.
+            presence: a SharedPresence that nothing was noted in yet, for the next process to find; None: the client keeps to
+                itself what it stored.
 
         Raises:
             PoolExists: the name is taken. PoolLimit: the tenant has as many pools as it may. InvalidRequest: no such
@@ -157,10 +161,12 @@ class Client:
             uuid=uuid,
         )
         made = self.call(call)
-        core = PoolCore(made.pool, made.token, made.generation, recreation(made.pool, made.token))
+        if presence is not None:
+            presence.created(made.token, epoch=made.pool.epoch, generation=made.generation)
+        core = PoolCore(made.pool, made.token, made.generation, recreation(made.pool, made.token), presence)
         return self._adopt(core)
 
-    def open_pool(self, name: str, token: bytes, epoch: int | None = None) -> Pool:
+    def open_pool(self, name: str, token: bytes, epoch: int | None = None, presence: Presence | None = None) -> Pool:
         """Takes over a pool of this tenant, after a crash or from another process; the writer before is fenced.
 
         Args:
@@ -168,9 +174,10 @@ class Client:
             token: the secret that its maker got.
             epoch: the epoch that was last known. If the pool has another one by now, the server lost it in between, and
                 what is absent may have been stored: it is LOST rather than a miss.
+            presence: the SharedPresence that the pool's writer before kept; what it says need not be asked of the server.
 
         Raises:
-            NoSuchPool: no pool of this name that the token opens.
+            NoSuchPool: no pool of this name that the token opens. InvalidOption: `presence` is another pool's.
         """
         opened = self.call(
             Call(
@@ -179,11 +186,14 @@ class Client:
                 pools_pb2.OpenPoolResponse,
             )
         )
-        core = PoolCore(opened.pool, token, opened.generation, recreation(opened.pool, token))
-        assert core.presence is not None
-        core.presence.absent_is_lost = opened.pool.incomplete if epoch is None else epoch != opened.pool.epoch
-        for listing in self._call_streaming(list_pages(core), self.options.call_timeout):
-            take_listing(core.presence, listing)
+        core = PoolCore(opened.pool, token, opened.generation, recreation(opened.pool, token), presence)
+        known = core.presence
+        assert known is not None
+        generation, incomplete = core.generation, core.incomplete
+        if known.opened(token, epoch=core.epoch, generation=generation, known_epoch=epoch, incomplete=incomplete):
+            for listing in self._call_streaming(list_pages(core), self.options.call_timeout):
+                take_listing(known, listing)
+            known.filled()
         return self._adopt(core)
 
     def _call_streaming(self, call: Call[R], timeout: float | None) -> Iterator[R]:
