@@ -8,6 +8,7 @@ import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tmem.agents.pager.ports import AgainError, Got, NoRoomError, Put
@@ -57,16 +58,20 @@ class _Bytes:
     def find(self, *arguments: Any) -> int:
         return self._data.find(*arguments)
 
+    def store(self, where: int, value: int) -> None:
+        """By the program, which nobody kills."""
+        self._data[where] = value
+
 
 class MortalTable(Table):
     """A table whose writer can be killed between any two stores."""
 
     def __init__(self, units: int, killer: Killer) -> None:
         super().__init__(units)
-        self.states = _Bytes(self.states, killer)  # type: ignore[assignment]
-        self.targets = _Bytes(self.targets, killer)  # type: ignore[assignment]
-        self.flags = _Bytes(self.flags, killer)  # type: ignore[assignment]
-        self.freed = _Bytes(self.freed, killer)  # type: ignore[assignment]
+        self.states: Any = _Bytes(self.states, killer)
+        self.targets: Any = _Bytes(self.targets, killer)
+        self.flags: Any = _Bytes(self.flags, killer)
+        self.freed: Any = _Bytes(self.freed, killer)
 
 
 class Bus(Exception):  # noqa: N818
@@ -247,6 +252,41 @@ class Pending:
     done: Callable[[Any], None]
 
 
+class FakePuts:
+    """Puts that are gathered: what is put is what is in the memory when they are sent, unless it was detached before."""
+
+    def __init__(self, remote: "FakeRemote", target: int) -> None:
+        self._remote = remote
+        self._target = target
+        self._runs: list[tuple[int, memoryview | bytes]] = []
+
+    def has_room(self, pages: int) -> bool:
+        return sum(len(plain) for _, plain in self._runs) // PAGE + pages <= 512
+
+    def add(self, page: int, plain: memoryview) -> None:
+        assert self.has_room(len(plain) // PAGE)
+        assert page // 512 == (page + len(plain) // PAGE - 1) // 512
+        self._runs.append((page, plain))
+
+    def detach(self) -> None:
+        self._runs = [(page, bytes(plain)) for page, plain in self._runs]
+
+    def send(self, done: Callable[[Sequence[Put]], None]) -> None:
+        answers: dict[int, Put] = {}
+        runs = self._runs
+
+        def answered(page: int, put: Put) -> None:
+            answers[page] = put
+            if len(answers) == len(runs):
+                done([answers[page] for page, _ in runs])
+
+        for page, plain in runs:
+            pages = len(plain) // PAGE
+            self._remote.known[self._target].update(range(page, page + pages))
+            done_one = partial(answered, page)
+            self._remote.pending.append(Pending("put", self._target, page, pages, bytes(plain), None, done_one))
+
+
 class FakeRemote:
     """Targets in memory. The test answers what is pending, in an order that the real ones may choose too.
 
@@ -275,17 +315,29 @@ class FakeRemote:
     def held(self, target: int) -> Iterator[tuple[int, int]]:
         return ((page, 1) for page in sorted(self.known[target]))
 
-    def put(self, target: int, page: int, plain: memoryview, done: Callable[[Put], None]) -> None:
-        assert page // 512 == (page + len(plain) // PAGE - 1) // 512
-        self.known[target].update(range(page, page + len(plain) // PAGE))
-        self.pending.append(Pending("put", target, page, len(plain) // PAGE, bytes(plain), None, done))
+    def gather(self, target: int) -> "FakePuts":
+        return FakePuts(self, target)
 
     def get(
-        self, target: int, page: int, into: memoryview, timeout: float, done: Callable[[Sequence[Got]], None]
+        self,
+        target: int,
+        runs: Sequence[tuple[int, memoryview]],
+        timeout: float,
+        done: Callable[[Sequence[Sequence[Got]]], None],
     ) -> None:
         assert timeout > 0
-        assert page // 512 == (page + len(into) // PAGE - 1) // 512
-        self.pending.append(Pending("get", target, page, len(into) // PAGE, b"", into, done))
+        assert sum(len(into) for _, into in runs) <= 512 * PAGE
+        answers: dict[int, Sequence[Got]] = {}
+
+        def answered(page: int, codes: Sequence[Got]) -> None:
+            answers[page] = codes
+            if len(answers) == len(runs):
+                done([answers[page] for page, _ in runs])
+
+        for page, into in runs:
+            assert page // 512 == (page + len(into) // PAGE - 1) // 512
+            done_one = partial(answered, page)
+            self.pending.append(Pending("get", target, page, len(into) // PAGE, b"", into, done_one))
 
     def flush(self, target: int, runs: Sequence[tuple[int, int]], done: Callable[[bool], None]) -> None:
         assert 0 < len(runs) <= 512
@@ -310,9 +362,7 @@ class FakeRemote:
         found, busy = [], set()
         for each in self.pending:
             pages = {(each.target, page) for page in range(each.page, each.page + each.count)}
-            if each.kind == "get":
-                found.append(each)
-            elif not pages & busy:
+            if each.kind == "get" or not pages & busy:
                 found.append(each)
             if each.kind != "get":
                 busy |= pages

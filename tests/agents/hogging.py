@@ -1,6 +1,6 @@
 """A program that hogs far memory: started beside a test, which kills agents and servers under it.
 
-    python -m tests.agents.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
+python -m tests.agents.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
 """
 
 import ctypes
@@ -10,13 +10,13 @@ import sys
 from tmem.agents.pager import FarMemory, kernel
 
 
+NAMES = ("operations", "bad", "writes", "first_bad_page", "p50_ns", "p99_ns", "longest_ns")
+
+
 class Report(ctypes.Structure):
     """What the hog found."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("operations", "bad", "writes", "first_bad_page", "p50_ns", "p99_ns", "longest_ns")
-    )
+    _fields_ = tuple((name, ctypes.c_uint64) for name in NAMES)
 
 
 def main(library: str, options: str) -> int:
@@ -34,7 +34,7 @@ def main(library: str, options: str) -> int:
         print(json.dumps({"agent": far.stats()["agent"]}), flush=True)
         status = int(hog(kernel.address_of(far), size, seconds, threads, pattern, seed, ctypes.byref(report)))
         stats = far.stats()
-    print(json.dumps({name: getattr(report, name) for name, _ in Report._fields_} | {"stats": stats}), flush=True)
+    print(json.dumps({name: getattr(report, name) for name in NAMES} | {"stats": stats}), flush=True)
     return status
 
 

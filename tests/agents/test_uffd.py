@@ -62,7 +62,12 @@ class Region:
 
     def message(self) -> Message:
         found: list[Message] = []
-        wait_until(lambda: found.extend(self.uffd.read(1)) or found)
+
+        def arrived() -> bool:
+            found.extend(self.uffd.read(1))
+            return bool(found)
+
+        wait_until(arrived)
         return found[0]
 
     def close(self) -> None:

@@ -167,6 +167,7 @@ class Pager:
         self.figures.faults += len(touches)
         for unit, flags in touches:
             self._touched(unit, flags)
+        self._fetches.send()
 
     def _touched(self, unit: int, flags: int) -> None:
         table = self.table
@@ -385,6 +386,7 @@ class Pager:
         if self._owed.next_time() <= now or self._owed.pending > BLOCK_PAGES:
             self._owed.pay(now)
         self._return_home()
+        self._fetches.send()
         return 0.0 if more else max(self._next_time() - now, 0.0)
 
     def _next_time(self) -> float:
@@ -443,18 +445,23 @@ class Pager:
             evictions.grew = False
             self._homecoming.grew(self._now)
         if evictions.busy:
-            evictions.send()
+            evictions.compress()
+            if self._waiting and evictions.gathered:
+                evictions.send()
             return True
         excess = ledger.resident - ledger.evicting - (ledger.limit - ledger.headroom)
         pressed = bool(self._waiting) and not ledger.evicting
-        if (excess <= 0 and not pressed) or evictions.full or evictions.accepting() is None:
-            return False
-        sampled = self._sample()
-        victims = self._clock.victims(ledger.top, urgent=bool(self._waiting))
-        if victims is None:
-            return sampled or bool(self._waiting)
-        evictions.begin(*victims, self._now)
-        return True
+        if (excess > 0 or pressed) and not evictions.full and evictions.accepting() is not None:
+            sampled = self._sample()
+            victims = self._clock.victims(ledger.top, urgent=bool(self._waiting))
+            if victims is not None:
+                evictions.begin(*victims)
+                return True
+            if sampled or self._waiting:
+                return True
+        if evictions.gathered:
+            evictions.send()
+        return False
 
     def _sample(self) -> bool:
         """Hides the next run, to see whether it is used."""

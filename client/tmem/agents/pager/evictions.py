@@ -1,9 +1,9 @@
 """Units on their way out.
 
-Owns: evictions, from the decision to the punch. A run of units is marked EVICTING with a number, write-protected, and put, 64 KiB
-with each step, so that a fault never waits for longer than that takes to compress. A fault on one of them cancels it
-for that unit. Only when all of it is STORED, and only a unit that is still EVICTING under the same number, is marked REMOTE
-and punched: until then it is where it was. What was stored in vain is flushed.
+Owns: evictions, from the decision to the punch. A run of units is marked EVICTING with a number, write-protected, and compressed, 64 KiB
+with each step, so that a fault never waits for longer than that takes. Runs for one target are gathered and go by one
+exchange. A fault on a unit cancels its eviction. Only when all of a run is STORED, and only a unit that is still EVICTING
+under the same number, is marked REMOTE and punched: until then it is where it was. What was stored in vain is flushed.
 
 A target that refuses is passed over for the next; when none takes a run it stays, and the limit is soft.
 
@@ -11,18 +11,21 @@ Units: units and pages, see `ports`; seconds.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from tmem.wire.limits import MAX_CHUNK_PAGES
+from tmem.wire.limits import BLOCK_PAGES, MAX_CHUNK_PAGES
 
 from .ledger import Ledger
 from .owed import Owed
-from .ports import AgainError, Put
+from .ports import AgainError, Gathering, Put
 from .table import State
 
 __all__ = ["Evictions"]
 
-_MOST_PAGES = 1024  # on their way at once; bounds what waits behind a fault, and what a silent target holds up
+_MOST_PAGES = (
+    2 * BLOCK_PAGES
+)  # on their way at once; bounds what waits behind a fault, and what a silent target holds up
+_GATHER_PAGES = 64  # of small pages by one exchange: more gains little, and comes back later
 
 
 class _Eviction:
@@ -30,25 +33,12 @@ class _Eviction:
 
     Attributes:
         sequence: its number, in the table for each of its units.
-        next_page, end_page: what of it is still to be sent.
-        unanswered: puts that are.
-        worst: of the answers.
+        next_page, end_page: what of it is still to be compressed.
+        parts: how many pieces it was compressed in.
         tried: targets that have refused it, this one included.
-        chosen_at: the time.
     """
 
-    __slots__ = (
-        "chosen_at",
-        "count",
-        "end_page",
-        "first",
-        "next_page",
-        "sequence",
-        "target",
-        "tried",
-        "unanswered",
-        "worst",
-    )
+    __slots__ = ("count", "end_page", "first", "next_page", "parts", "sequence", "target", "tried")
 
     def __init__(
         self, sequence: int, first: int, count: int, target: int, tried: frozenset[int], unit_pages: int
@@ -60,8 +50,7 @@ class _Eviction:
         self.tried = tried | {target}
         self.next_page = first * unit_pages
         self.end_page = (first + count) * unit_pages
-        self.unanswered = 0
-        self.worst = Put.STORED
+        self.parts = 0
 
 
 class Evictions:
@@ -78,14 +67,17 @@ class Evictions:
         self._ledger = ledger
         self._owed = owed
         self._sequence = 0
-        self._unsent: deque[_Eviction] = deque()
+        self._chosen: deque[_Eviction] = deque()  # not compressed yet, or only in part
+        self._gathering: Gathering | None = None
+        self._gathered: list[_Eviction] = []
+        self._gathered_pages = 0
         self._now = 0.0
         self.grew = False
 
     @property
     def busy(self) -> bool:
-        """Whether a run is still being sent."""
-        return bool(self._unsent)
+        """Whether something is to be compressed."""
+        return bool(self._chosen)
 
     @property
     def full(self) -> bool:
@@ -100,9 +92,14 @@ class Evictions:
                 return target
         return None
 
-    def begin(self, first: int, count: int, now: float) -> bool:
-        """Sends off a run of RESIDENT units; False if no target can be asked or the program is changing its memory."""
+    def advance(self, now: float) -> None:
+        """Notes the time."""
         self._now = now
+
+    # ---- Out ----
+
+    def begin(self, first: int, count: int) -> bool:
+        """Chooses a run of RESIDENT units; False if no target can be asked or the program is changing its memory."""
         return self._begin(first, count, frozenset())
 
     def _begin(self, first: int, count: int, tried: frozenset[int]) -> bool:
@@ -123,37 +120,73 @@ class Evictions:
             table.set_states(first, count, State.RESIDENT)
             return False
         ledger.evicting += count
-        self._unsent.append(_Eviction(self._sequence, first, count, target, tried, ledger.unit_pages))
-        self.send()
+        self._chosen.append(_Eviction(self._sequence, first, count, target, tried, ledger.unit_pages))
         return True
 
-    def send(self) -> None:
-        """Sends the next 64 KiB of what is on its way."""
-        eviction = self._unsent[0]
+    def compress(self) -> None:
+        """Compresses the next 64 KiB of what was chosen; sends what was gathered once that is enough."""
+        eviction = self._chosen[0]
+        if not any(self._still(eviction)):
+            self._chosen.popleft()  # all of it was touched
+            if eviction.parts:
+                self._forget(eviction)
+            return
         ledger = self._ledger
         page = eviction.next_page
-        if eviction.worst is not Put.STORED or not any(self._still(eviction)):
-            self._unsent.popleft()  # refused or touched: what follows would be sent in vain
-            eviction.end_page = page
-            if not eviction.unanswered:
-                self._settle(eviction)
-            return
         end = min(page - page % MAX_CHUNK_PAGES + MAX_CHUNK_PAGES, eviction.end_page)
+        gathering = self._gathering
+        if gathering is None or (not eviction.parts and not self._fits(eviction)):
+            self.send()
+            gathering = self._gathering = ledger.remote_port.gather(eviction.target)
+        if not eviction.parts:
+            self._gathered.append(eviction)
+        gathering.add(page, ledger.memory.view(page, end - page))
+        eviction.parts += 1
         eviction.next_page = end
-        eviction.unanswered += 1
+        self._gathered_pages += end - page
         if end == eviction.end_page:
-            self._unsent.popleft()
-        ledger.figures.puts += 1
-        ledger.remote_port.put(
-            eviction.target, page, ledger.memory.view(page, end - page), lambda put: self._answered(eviction, put)
-        )
+            self._chosen.popleft()
+            if self._gathered_pages >= _GATHER_PAGES:
+                self.send()
 
-    def _answered(self, eviction: _Eviction, put: Put) -> None:
-        eviction.unanswered -= 1
-        if put is not Put.STORED and eviction.worst is not Put.UNKNOWN:
-            eviction.worst = put
-        if not eviction.unanswered and eviction.next_page == eviction.end_page:
-            self._settle(eviction)
+    def _fits(self, eviction: _Eviction) -> bool:
+        assert self._gathering is not None
+        pages = eviction.end_page - eviction.next_page
+        return self._gathered[0].target == eviction.target and self._gathering.has_room(pages)
+
+    def _forget(self, eviction: _Eviction) -> None:
+        """A run that was touched before all of it was compressed: what is gathered with it goes by the board, as one piece."""
+        self._gathering = None
+        gathered, self._gathered = self._gathered, []
+        self._gathered_pages = 0
+        for other in gathered:
+            if other is not eviction:
+                other.next_page = other.first * self._ledger.unit_pages
+                other.parts = 0
+                self._chosen.append(other)
+
+    def send(self) -> None:
+        """Sends what was gathered, if anything was."""
+        gathering, self._gathering = self._gathering, None
+        gathered, self._gathered = self._gathered, []
+        self._gathered_pages = 0
+        if gathering is not None:
+            self._ledger.figures.puts += 1
+            gathering.send(lambda answers: self._answered(gathered, answers))
+
+    @property
+    def gathered(self) -> bool:
+        """Whether something was gathered, and `send` would send it."""
+        return bool(self._gathered) and not (self._chosen and self._chosen[0].parts)
+
+    # ---- Answers ----
+
+    def _answered(self, gathered: list[_Eviction], answers: Sequence[Put]) -> None:
+        at = 0
+        for eviction in gathered:
+            parts = answers[at : at + eviction.parts]
+            at += eviction.parts
+            self._settle(eviction, Put.STORED if all(part is Put.STORED for part in parts) else Put.REFUSED)
 
     def _still(self, eviction: _Eviction) -> Iterator[tuple[int, int]]:
         """Runs of its units that nothing has happened to since."""
@@ -168,13 +201,11 @@ class Evictions:
                 yield first, stop - first
             first = stop + 1
 
-    def _settle(self, eviction: _Eviction) -> None:
-        """All answers are in."""
+    def _settle(self, eviction: _Eviction, put: Put) -> None:
         ledger = self._ledger
         table = ledger.table
-        whole = eviction.end_page == (eviction.first + eviction.count) * ledger.unit_pages
         gone = 0
-        if whole and eviction.worst is Put.STORED:
+        if put is Put.STORED:
             for first, count in self._still(eviction):
                 gone += count
                 table.set_states(first, count, State.REMOTE)
@@ -192,16 +223,14 @@ class Evictions:
                     table.set_states(first, count, State.RESIDENT)
                     ledger.unprotect(first, count)
         if gone < eviction.count:
-            # Touched on its way, or refused in part. Units that are at this target are left out when it comes to it.
+            # Touched on its way, refused, or refused in part. Units that are at this target are left out when it comes to it.
             self._owed.add(eviction.target, eviction.first, eviction.count, self._now)
 
     def cancel(self, unit: int) -> None:
-        """A unit on its way was touched, or given up: it stays. The caller lets the program have it."""
+        """A unit on its way was touched, or given up: it stays. The caller lets the program have it afterwards."""
         ledger = self._ledger
+        if self._gathering is not None:
+            self._gathering.detach()  # the program may write to it from now on
         ledger.table.states[unit] = State.RESIDENT
         ledger.evicting -= 1
         ledger.figures.cancelled += 1
-
-    def advance(self, now: float) -> None:
-        """Notes the time."""
-        self._now = now

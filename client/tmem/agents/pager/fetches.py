@@ -14,6 +14,8 @@ Units: units and pages, see `ports`; seconds.
 import logging
 from collections.abc import Callable, Sequence
 
+from tmem.wire.limits import BLOCK_PAGES
+
 from .ledger import Ledger
 from .owed import Owed
 from .ports import Got, NoRoomError
@@ -45,6 +47,7 @@ class Fetches:
         self._came = came
         self._now = 0.0
         self._retries: list[tuple[float, int]] = []
+        self._unsent: dict[int, list[tuple[int, int]]] = {}  # by target: runs that are RESTORING and not asked for yet
         self.awaited: dict[int, float] = {}
         self.in_flight = 0
         self.poisoned: set[int] = set()
@@ -60,7 +63,10 @@ class Fetches:
     # ---- Asking ----
 
     def begin(self, first: int, count: int) -> bool:
-        """Fetches a run of REMOTE units of one target; False if no memory can be had for one of them."""
+        """Fetches a run of REMOTE units of one target, with the next `send`; False if there is no memory for one of them.
+
+        No run crosses a block.
+        """
         ledger = self._ledger
         table = ledger.table
         if ledger.unit_pages > 1:
@@ -73,21 +79,40 @@ class Fetches:
         table.clear_flags(first, count, Flag.DROP | Flag.PART)  # what an agent may have left that died in `_drop`
         table.set_states(first, count, State.RESTORING)
         ledger.take(count)
-        ledger.figures.gets += 1
         self.in_flight += count
-        deadline = min(
-            (self.awaited[unit] for unit in range(first, first + count) if unit in self.awaited), default=None
-        )
-        timeout = ledger.settings.deadline if deadline is None else max(deadline - self._now, 0.001)
-        into = ledger.memory.view(first * ledger.unit_pages, count * ledger.unit_pages)
-        ledger.remote_port.get(
-            table.targets[first],
-            first * ledger.unit_pages,
-            into,
-            timeout,
-            lambda codes: self._answered(first, count, codes),
-        )
+        runs = self._unsent.setdefault(table.targets[first], [])
+        runs.append((first, count))
+        if sum(length for _, length in runs) * ledger.unit_pages >= BLOCK_PAGES:
+            self.send()
         return True
+
+    def send(self) -> None:
+        """Asks for what was begun: by one exchange for each target, as far as that can carry it."""
+        unsent, self._unsent = self._unsent, {}
+        for target, runs in unsent.items():
+            pages = first = 0
+            for number, (_, count) in enumerate(runs):
+                pages += count * self._ledger.unit_pages
+                if pages > BLOCK_PAGES:
+                    self._ask(target, runs[first:number])
+                    first, pages = number, count * self._ledger.unit_pages
+            self._ask(target, runs[first:])
+
+    def _ask(self, target: int, runs: list[tuple[int, int]]) -> None:
+        ledger = self._ledger
+        ledger.figures.gets += 1
+        timeout = ledger.settings.deadline
+        if self.awaited:
+            waited = (self.awaited.get(unit) for first, count in runs for unit in range(first, first + count))
+            timeout = max(min((deadline - self._now for deadline in waited if deadline), default=timeout), 0.001)
+        pages, view = ledger.unit_pages, ledger.memory.view
+
+        def answered(answers: Sequence[Sequence[Got]]) -> None:
+            for (first, count), codes in zip(runs, answers, strict=True):
+                self._answered(first, count, codes)
+
+        places = [(first * pages, view(first * pages, count * pages)) for first, count in runs]
+        ledger.remote_port.get(target, places, timeout, answered)
 
     def run_around(self, unit: int, end: int, most: int) -> int:
         """How many units from `unit` on are REMOTE at the same target, before `end` and at most `most`."""

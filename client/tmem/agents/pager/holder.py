@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _LAST_WORDS_SECONDS = 10.0  # for the agent of a program that has ended: it destroys the pools
-_SETTLED_SECONDS = 10.0  # an agent that has served for so long did not die of its start
-_PAUSES_SECONDS = (0.0, 0.1, 0.5, 1.0, 2.0, 4.0)
+_SERVED_SECONDS = 2.0  # an agent that has served for so long did not die of its start, or of the first thing it met
+_PAUSE_SECONDS = 0.5  # between agents that did
+_LEAST_TRYING_SECONDS = 10.0
 
 
 class Holder:
@@ -49,7 +50,7 @@ class Holder:
     def __init__(self, descriptors: launch.Descriptors) -> None:
         self._descriptors = descriptors
         self._region = Region(descriptors.region)
-        self._failures = 0
+        self._failing_since: float | None = None
 
     def run(self) -> int:
         """Keeps an agent going until the region is closed or the program has ended; answers the exit status."""
@@ -64,12 +65,15 @@ class Holder:
                     agent.wait()
             if status in {DONE, UNREACHABLE} or self._program_ended(0):
                 return status
-            self._failures = 0 if time.monotonic() - began > _SETTLED_SECONDS else self._failures + 1
-            log.error("the agent ended with %d; the next one takes over", status)
-            if self._failures >= len(_PAUSES_SECONDS):
+            log.error("agent %d ended with %d; the next one takes over", agent.pid, status)
+            if self._region.agent == agent.pid and time.monotonic() - began > _SERVED_SECONDS:
+                self._failing_since = None
+            elif self._failing_since is None:
+                self._failing_since = began
+            elif time.monotonic() - self._failing_since > max(self._region.settings.deadline, _LEAST_TRYING_SECONDS):
                 self.give_up()
                 return status
-            if self._program_ended(_PAUSES_SECONDS[self._failures]):
+            elif self._program_ended(_PAUSE_SECONDS):
                 return DONE
 
     def _watch(self, agent: "subprocess.Popen[bytes]") -> int:

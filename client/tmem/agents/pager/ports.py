@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, IntEnum
 from typing import Protocol
 
-__all__ = ["AgainError", "GoneError", "Got", "Memory", "NoRoomError", "Put", "Remote"]
+__all__ = ["AgainError", "Gathering", "GoneError", "Got", "Memory", "NoRoomError", "Put", "Remote"]
 
 
 class AgainError(Exception):
@@ -104,6 +104,26 @@ class Memory(Protocol):
         ...
 
 
+class Gathering(Protocol):
+    """Puts that go by one exchange. One that is not sent is forgotten."""
+
+    def has_room(self, pages: int) -> bool:
+        """Whether another run of so many pages fits."""
+        ...
+
+    def add(self, page: int, plain: memoryview) -> None:
+        """Compresses a run of pages. It must stay as it is until this was sent, or detached."""
+        ...
+
+    def detach(self) -> None:
+        """What was added so far may be changed from now on."""
+        ...
+
+    def send(self, done: Callable[[Sequence[Put]], None]) -> None:
+        """Sends them; `done` gets one Put for each run."""
+        ...
+
+
 class Remote(Protocol):
     """The targets, in order of preference. Answers come through `done`, once each, perhaps before the call returns.
 
@@ -123,16 +143,21 @@ class Remote(Protocol):
         """Runs of pages, as (page, count), that the target may hold, as far as that is known."""
         ...
 
-    def put(self, target: int, page: int, plain: memoryview, done: Callable[[Put], None]) -> None:
-        """Stores pages. `plain` is read before this returns."""
+    def gather(self, target: int) -> "Gathering":
+        """For puts to one target by one exchange."""
         ...
 
     def get(
-        self, target: int, page: int, into: memoryview, timeout: float, done: Callable[[Sequence[Got]], None]
+        self,
+        target: int,
+        runs: Sequence[tuple[int, memoryview]],
+        timeout: float,
+        done: Callable[[Sequence[Sequence[Got]]], None],
     ) -> None:
-        """Reads pages into place: `into` may be written to until `done` is called, and never afterwards.
+        """Reads runs of pages, as (page, into), into place by one exchange: 512 pages at most.
 
-        `done` gets one Got for each page. The part of a page that is no HIT holds no part of any page.
+        Each `into` may be written to until `done` is called, and never afterwards. `done` gets for each run one Got for each
+        page. The part of a page that is no HIT holds no part of any page.
         """
         ...
 

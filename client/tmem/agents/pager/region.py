@@ -17,7 +17,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from tmem.wire.limits import PAGE_BYTES
+from tmem.wire.limits import BLOCK_BYTES, BLOCK_PAGES
 
 from .ledger import Figures
 from .settings import MAX_TARGETS, Settings
@@ -37,8 +37,6 @@ _KEY = struct.Struct("<Q B 128s B 64s")  # epoch; name and token, each with its 
 _U64 = struct.Struct("<Q")
 _BEAT, _AGENT, _STARTS = 0, 1, 2
 
-PRESENCE_BYTES_A_PAGE = 5
-
 
 @dataclass(frozen=True, slots=True)
 class PoolKey:
@@ -55,6 +53,12 @@ class PoolKey:
 
 def _align(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+
+
+def _presence_bytes(settings: Settings) -> int:
+    # A head, and 4.5 bytes a page in whole blocks: who uses it checks that it is enough.
+    blocks = -(-settings.size // BLOCK_BYTES)
+    return _align(4096 + 5 * BLOCK_PAGES * blocks)
 
 
 class Region:
@@ -87,7 +91,7 @@ class Region:
         """
         encoded = settings.encode()
         assert len(encoded) <= _SIGNS_AT - _SETTINGS_AT
-        presence = _align(PRESENCE_BYTES_A_PAGE * (settings.size // PAGE_BYTES))
+        presence = _presence_bytes(settings)
         descriptor = os.memfd_create("tmem-pager", os.MFD_CLOEXEC)
         try:
             os.ftruncate(descriptor, _TABLE_AT + layout_bytes(settings.units) + len(settings.targets) * presence)
@@ -107,8 +111,8 @@ class Region:
         self._head.close()
 
     def presence(self, target: int) -> mmap.mmap:
-        """The presence map of a target; zeros in a new file."""
-        size = _align(PRESENCE_BYTES_A_PAGE * (self.settings.size // PAGE_BYTES))
+        """Room for the presence map of a target; zeros in a new file."""
+        size = _presence_bytes(self.settings)
         offset = _TABLE_AT + layout_bytes(self.settings.units) + target * size
         mapped = mmap.mmap(self.descriptor, size, offset=offset)
         self._presences.append(mapped)

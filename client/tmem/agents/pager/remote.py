@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Protocol
 
 import tmem.client.link
-from tmem.client import Code, FlushResult, GetResult, PutResult
+from tmem.client import Code, FlushResult, GetResult, PutResult, SharedPresence
 from tmem.wire.errors import TABLE, Fenced, NoSuchPool, OldPage, Refused, TmemError
 from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES
 
@@ -47,11 +47,15 @@ _GOT = {Code.HIT: Got.HIT, Code.MISS: Got.LOST, Code.LOST: Got.LOST, Code.CORRUP
 class _Waiting:
     """A get for a target that is not there yet."""
 
-    __slots__ = ("deadline", "done", "into", "page")
+    __slots__ = ("deadline", "done", "runs")
 
-    def __init__(self, page: int, into: memoryview, deadline: float, done: Callable[[Sequence[Got]], None]) -> None:
-        self.page = page
-        self.into = into
+    def __init__(
+        self,
+        runs: Sequence[tuple[int, memoryview]],
+        deadline: float,
+        done: Callable[[Sequence[Sequence[Got]]], None],
+    ) -> None:
+        self.runs = runs
         self.deadline = deadline
         self.done = done
 
@@ -71,6 +75,7 @@ class _Server:
         self.target = target
         self.link: tmem.client.link.Client | None = None
         self.pool: tmem.client.link.Pool | None = None
+        self.presence: SharedPresence | None = None
         self.full_until = 0.0
         self.backoff = _FULL_SECONDS[0]
         self.asked: dict[int, float] = {}
@@ -140,20 +145,25 @@ class Targets:
             raise
         server.link = link
         for each in server.waiting:
-            self.get(server.number, each.page, each.into, max(each.deadline - self.now, 0.001), each.done)
+            self.get(server.number, each.runs, max(each.deadline - self.now, 0.001), each.done)
         server.waiting.clear()
 
     def _open_pool(self, server: _Server, link: tmem.client.link.Client) -> None:
+        if server.presence is None:
+            buffer = memoryview(self._region.presence(server.number))
+            server.presence = SharedPresence(buffer, self._settings.size // PAGE_BYTES, _OBJECT)
+        presence = server.presence
         key = self._region.key(server.number)
         if key is not None:
             try:
-                server.pool = link.open_pool(key.name, key.token, key.epoch)
+                server.pool = link.open_pool(key.name, key.token, key.epoch, presence)
                 return
             except NoSuchPool:
                 log.error("%s has lost pool %s: its pages are lost", server.target.address, key.name)
         name = f"{self._settings.name}-{server.number}-{os.urandom(4).hex()}"
         chunk_pages = _CHUNK_PAGES if self._settings.pages.unit_pages == 1 else MAX_CHUNK_PAGES
-        server.pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages)
+        presence.reset()  # of a pool that the server has lost, or whose key died with its maker
+        server.pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages, presence=presence)
         self._region.set_key(server.number, PoolKey(name, server.pool.token, server.pool.epoch))
 
     def close(self) -> None:
@@ -189,7 +199,7 @@ class Targets:
                 self._knock(server)
             while server.waiting and server.waiting[0].deadline <= self.now:
                 late = server.waiting.popleft()
-                late.done([Got.LATER] * (len(late.into) // PAGE_BYTES))
+                late.done([[Got.LATER] * (len(into) // PAGE_BYTES) for _, into in late.runs])
 
     def next_timer(self) -> float:
         """When to call `pump` at the latest."""
@@ -243,8 +253,7 @@ class Targets:
         return oldest is None or self.now - oldest < _SILENT_SECONDS
 
     def held(self, target: int) -> Iterator[tuple[int, int]]:
-        pool = self._servers[target].pool
-        presence = None if pool is None else pool._core.presence  # noqa: SLF001  until it is handed in
+        presence = self._servers[target].presence
         if presence is None:
             return
         for number, block in sorted(presence.blocks_of(_OBJECT)):
@@ -259,20 +268,13 @@ class Targets:
                 bits >>= run
                 page += run
 
-    def put(self, target: int, page: int, plain: memoryview, done: Callable[[Put], None]) -> None:
+    def gather(self, target: int) -> "_Puts":
         server = self._servers[target]
-        if server.pool is None:
-            done(Put.REFUSED)
-            return
-        number = self._sent(server)
+        assert server.pool is not None  # it accepts
+        return _Puts(self, server, server.pool.gather_puts())
 
-        def answered(result: PutResult) -> None:
-            del server.asked[number]
-            done(self._judge(server, result))
-
-        server.pool.submit_put(_OBJECT, page, plain, answered)
-
-    def _judge(self, server: _Server, result: PutResult) -> Put:
+    def judge(self, server: _Server, result: PutResult) -> Put:
+        """What became of a put, for the core; and what that says of its target."""
         error = result.error
         if result.stored:
             server.backoff = _FULL_SECONDS[0]
@@ -287,21 +289,24 @@ class Targets:
         return Put.UNKNOWN
 
     def get(
-        self, target: int, page: int, into: memoryview, timeout: float, done: Callable[[Sequence[Got]], None]
+        self,
+        target: int,
+        runs: Sequence[tuple[int, memoryview]],
+        timeout: float,
+        done: Callable[[Sequence[Sequence[Got]]], None],
     ) -> None:
         server = self._servers[target]
         if server.pool is None:
-            server.waiting.append(_Waiting(page, into, self.now + timeout, done))
+            server.waiting.append(_Waiting(runs, self.now + timeout, done))
             return
-        number = self._sent(server)
+        number = self.sent(server)
 
-        def answered(result: GetResult) -> None:
+        def answered(results: list[GetResult]) -> None:
             server.asked.pop(number, None)
-            if isinstance(result.error, Fenced):
-                self.fenced = True
-            done([_GOT.get(code, Got.LATER) for code in result.pages])
+            self.fenced = self.fenced or any(isinstance(result.error, Fenced) for result in results)
+            done([[_GOT.get(code, Got.LATER) for code in result.pages] for result in results])
 
-        server.pool.submit_get_into(_OBJECT, page, into, answered, timeout)
+        server.pool.submit_gets([(_OBJECT, page, into) for page, into in runs], answered, timeout)
 
     def flush(self, target: int, runs: Sequence[tuple[int, int]], done: Callable[[bool], None]) -> None:
         server = self._servers[target]
@@ -315,10 +320,39 @@ class Targets:
 
         server.pool.submit_flushes([(_OBJECT, page, count) for page, count in runs], answered)
 
-    def _sent(self, server: _Server) -> int:
+    def sent(self, server: _Server) -> int:
+        """An exchange is asked from now on; answers its number."""
         self._number += 1
         server.asked[self._number] = self.now
         return self._number
+
+
+class _Puts:
+    """The port's Gathering."""
+
+    def __init__(self, targets: Targets, server: _Server, puts: tmem.client.link.Puts) -> None:
+        self._targets = targets
+        self._server = server
+        self._puts = puts
+
+    def has_room(self, pages: int) -> bool:
+        return self._puts.has_room(pages)
+
+    def add(self, page: int, plain: memoryview) -> None:
+        self._puts.add(_OBJECT, page, plain)
+
+    def detach(self) -> None:
+        self._puts.detach()
+
+    def send(self, done: Callable[[Sequence[Put]], None]) -> None:
+        targets, server = self._targets, self._server
+        number = targets.sent(server)
+
+        def answered(results: list[PutResult]) -> None:
+            del server.asked[number]
+            done([targets.judge(server, result) for result in results])
+
+        self._puts.submit(answered)
 
 
 def _probe(address: str) -> socket.socket | None:

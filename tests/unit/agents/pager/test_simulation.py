@@ -4,6 +4,7 @@ reads what it wrote, or gets SIGBUS where a loss was planted. Never anything els
 
 import random
 from collections import deque
+from typing import Any
 
 import pytest
 from tests.pagers import PAGE, Bus, Crash, FakeKernel, FakeRemote, Killer, MortalTable
@@ -67,7 +68,7 @@ class World:
             if kind == "free":
                 self.freeing.update(span)
                 for each in span:
-                    self.table.freed._data[each] = 1
+                    self.table.freed.store(each, 1)
                 self.kernel.remove(unit, len(span))
                 self.doing[thread] = ("wait", unit, len(span))
             return
@@ -134,7 +135,7 @@ class World:
         if not choices:
             return
         each = self.chance.choice(choices)
-        answer = None
+        answer: Any = None
         trouble = self.chance.random() < refusals
         if trouble and each.kind == "put":
             answer = self.chance.choice((Put.REFUSED, Put.UNKNOWN))
@@ -261,7 +262,7 @@ def test_refusals_and_silence_cost_no_page(seed: int) -> None:
 @pytest.mark.parametrize("seed", SHORT)
 def test_lost_and_corrupt_pages_are_sigbus_and_no_others(seed: int) -> None:
     world = World(seed, targets=2)
-    world.run(4000, losses=0.02)
+    world.run(4000, losses=0.1)
     world.settle()
     assert world.expected_losses
     world.verify()
