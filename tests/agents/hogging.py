@@ -9,7 +9,6 @@ import sys
 
 from tmem.agents.pager import FarMemory, kernel
 
-
 NAMES = ("operations", "bad", "writes", "first_bad_page", "p50_ns", "p99_ns", "longest_ns")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from tmem.wire.errors import TmemError, Unavailable
 
-from . import control, kernel
+from . import control, kernel, latencies
 from .core import Pager
 from .launch import DONE, UNREACHABLE
 from .memory import AgentMemory
@@ -103,6 +103,7 @@ class Agent:
         self._memory = AgentMemory(settings, self._uffd, file, region.base, region.pid, pidfd)
         self._targets = Targets(region, time.monotonic())
         self._pager: Pager
+        self._latencies = region.latencies
         self._closing = False
         self._tick_at = 0.0
 
@@ -142,7 +143,7 @@ class Agent:
     def run(self) -> int:
         """Serves until the region is closed, or its program has ended; answers the exit status."""
         poller = _Poller()
-        wait = poller.epoll.poll
+        poll = poller.epoll.poll
         targets, pager = self._targets, self._pager
         clock = time.monotonic
         timeout = 0.0
@@ -153,10 +154,12 @@ class Agent:
                 poller.watch(self._pidfd)
                 targets.register(poller)
                 poller.settle()
-                ready = {descriptor for descriptor, _ in wait(timeout)}
+                ready = {descriptor for descriptor, _ in poll(timeout)}
                 now = targets.now = clock()
                 self._read_program(now)
                 targets.pump()
+                for waited in pager.waits(clock()):
+                    latencies.note(self._latencies, waited)
                 if targets.fenced:
                     log.error("another agent has opened this region's pool: this one ends")
                     return 1

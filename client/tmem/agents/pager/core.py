@@ -99,6 +99,14 @@ class Pager:
             or ledger.again
         )
 
+    def waits(self, now: float) -> list[float]:
+        """How long those waited who got a remote page since this was called last."""
+        served = self._fetches.served
+        if not served:
+            return []
+        self._fetches.served = []
+        return [now - touched for touched in served]
+
     # ---- The start ----
 
     def take_over(self, now: float) -> None:

@@ -214,6 +214,7 @@ class Evictions:
                 ledger.resident -= count
                 ledger.remote += count
                 ledger.figures.evicted += count
+                ledger.figures.remote_peak = max(ledger.figures.remote_peak, ledger.remote)
                 self.grew = True
         else:
             for first, count in list(self._still(eviction)):

@@ -21,6 +21,7 @@ from tmem.wire.errors import Closed, InvalidOption, TmemError
 
 from . import control, kernel, launch
 from .direct_io import refuse_direct_io
+from .latencies import quantile
 from .region import Region
 from .settings import Pages, Settings, Target
 from .table import Flag, State
@@ -237,8 +238,9 @@ class FarMemory(mmap.mmap):
 
         Returns:
             resident_bytes, remote_bytes, lost_bytes: of the region, now. limit_bytes: of local memory. agent: its process id; agents: how
-            many there were. Then counts of what was done, in pages of the region's kind, of up to a second ago; see
-            `ledger.Figures`.
+            many there were. Counts of what was done, in pages of the region's kind, of up to a second ago; see
+            `ledger.Figures`. fault_p50, fault_p99: seconds that touches of remote pages have waited in the agent; not there
+            before the first.
         """
         self._check()
         region = self._region
@@ -253,6 +255,11 @@ class FarMemory(mmap.mmap):
             "agent": region.agent,
             "agents": region.starts,
             **region.read_figures(),
+            **{
+                name: wait
+                for name, part in (("fault_p50", 0.5), ("fault_p99", 0.99))
+                if (wait := quantile(region.latencies, part)) is not None
+            },
         }
 
     def record_working_set(self) -> None:

@@ -39,6 +39,7 @@ class Fetches:
         awaited: units that a thread of the program waits for, each with its deadline.
         in_flight: units that are RESTORING.
         poisoned: REMOTE units that the program was refused.
+        served: when those were touched that have come home since somebody emptied this.
     """
 
     def __init__(self, ledger: Ledger, owed: Owed, came: Callable[[int, int], int | None]) -> None:
@@ -51,6 +52,7 @@ class Fetches:
         self.awaited: dict[int, float] = {}
         self.in_flight = 0
         self.poisoned: set[int] = set()
+        self.served: list[float] = []
 
     def advance(self, now: float) -> None:
         """Notes the time."""
@@ -165,6 +167,11 @@ class Fetches:
                 ledger.resume(first, marker - first)
             if marker + 1 < first + count:
                 ledger.resume(marker + 1, first + count - marker - 1)
+        if self.awaited:
+            deadline = ledger.settings.deadline
+            self.served += [
+                self.awaited[unit] - deadline for unit in range(first, first + count) if unit in self.awaited
+            ]
         self.forget(first, count)
         self._owed.add(target, first, count, self._now)
 

@@ -29,7 +29,7 @@ class Figures:
         hidden: were unmapped to see whether they are used.
         lost: can't be had back. poisoned: could not be had in time.
         deferred: touches that waited for room.
-        peak: the most that was resident.
+        peak: the most that was resident. remote_peak: the most that was remote.
         takeovers: agents that took over from one that had died.
     """
 
@@ -49,6 +49,7 @@ class Figures:
     poisoned: int = 0
     deferred: int = 0
     peak: int = 0
+    remote_peak: int = 0
     takeovers: int = 0
 
     @classmethod

@@ -5,7 +5,7 @@ the key of the pool there; then the state table; then for each target the presen
 leaves something that the next can read: a key counts once its mark is set, which is last.
 
     0          magic, length of the settings, base address, process id; then the settings (JSON, with the tokens: the file has no name)
-    16 KiB     beat, agent's process id, starts of agents; then figures, 8 bytes each
+    16 KiB     beat, agent's process id, starts of agents; then figures, and how long touches waited, 8 bytes each
     20 KiB     keys of pools, 512 bytes each
     64 KiB     the table, then the presence maps
 
@@ -19,17 +19,20 @@ from dataclasses import dataclass
 
 from tmem.wire.limits import BLOCK_BYTES, BLOCK_PAGES
 
+from .latencies import BUCKETS
 from .ledger import Figures
 from .settings import MAX_TARGETS, Settings
-from .table import Table, layout_bytes
+from .table import Table, freed_offset, layout_bytes
 
 __all__ = ["PoolKey", "Region"]
 
 _MAGIC = b"TMEMPGR1"
 _HEAD = struct.Struct("<8sIxxxxQQ")
+_BASE_AT = 16
 _SETTINGS_AT = 64
 _SIGNS_AT = 16 << 10
 _FIGURES_AT = _SIGNS_AT + 64
+_LATENCIES_AT = _SIGNS_AT + 2048
 _KEYS_AT = 20 << 10
 _KEY_BYTES = 512
 _TABLE_AT = 64 << 10
@@ -81,6 +84,12 @@ class Region:
         self.table = Table(self.settings.units, descriptor, _TABLE_AT)
         self._words = memoryview(self._head)[_SIGNS_AT:_KEYS_AT].cast("Q")
         self._presences: list[mmap.mmap] = []
+
+    def place(self, base: int, pid: int) -> None:
+        """Notes where the region is, if that was not known when the file was made."""
+        self.base, self.pid = base, pid
+        _U64.pack_into(self._head, _BASE_AT, base)
+        _U64.pack_into(self._head, _BASE_AT + 8, pid)
 
     @classmethod
     def create(cls, settings: Settings, base: int, pid: int) -> "Region":
@@ -135,6 +144,11 @@ class Region:
         return self._words[_AGENT]
 
     @property
+    def freed_at(self) -> int:
+        """Where in the file the table's `freed` begins, for who maps it alone."""
+        return _TABLE_AT + freed_offset(self.settings.units)
+
+    @property
     def starts(self) -> int:
         """How many agents have begun to serve."""
         return self._words[_STARTS]
@@ -154,6 +168,12 @@ class Region:
         at = (_FIGURES_AT - _SIGNS_AT) // 8
         for number, value in enumerate(figures.values()):
             self._words[at + number] = value
+
+    @property
+    def latencies(self) -> "memoryview[int]":
+        """How long touches of remote pages waited, as `latencies` counts."""
+        at = (_LATENCIES_AT - _SIGNS_AT) // 8
+        return self._words[at : at + BUCKETS]
 
     # ---- Keys ----
 

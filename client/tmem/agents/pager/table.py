@@ -35,7 +35,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
-__all__ = ["Flag", "State", "Table", "layout_bytes"]
+__all__ = ["Flag", "State", "Table", "freed_offset", "layout_bytes"]
 
 _ALIGN = mmap.ALLOCATIONGRANULARITY
 
@@ -70,6 +70,11 @@ def _aligned(size: int) -> int:
 def layout_bytes(units: int) -> int:
     """How long the table's file part must be: one byte each for state, target, flags and freed, four for the sequence."""
     return 4 * _aligned(units) + _aligned(4 * units)
+
+
+def freed_offset(units: int) -> int:
+    """Where `freed` begins in the table's file part."""
+    return 3 * _aligned(units)
 
 
 class Table:
