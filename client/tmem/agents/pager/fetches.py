@@ -223,10 +223,11 @@ class Fetches:
         ledger = self._ledger
         self.awaited.pop(unit, None)
         ledger.figures.poisoned += 1
+        if unit not in self.poisoned:
+            log.error("unit %d did not come within %g s: SIGBUS", unit, ledger.settings.deadline)
         if ledger.table.states[unit] == State.REMOTE:
             self.poisoned.add(unit)
             ledger.table.set_flags(unit, 1, Flag.POISONED)
-        log.error("unit %d did not come within %g s: SIGBUS", unit, ledger.settings.deadline)
         ledger.poison(unit, 1)
 
     def _lose(self, first: int, count: int, fate: Got) -> None:

@@ -102,7 +102,7 @@ class Targets:
         now: the time.
 
     Attributes:
-        fenced: another agent has opened a pool of this region since: this one must end.
+        fenced: another agent has opened a pool of this region since: this one must end. closed: after `close`.
     """
 
     def __init__(self, region: Region, now: float) -> None:
@@ -112,6 +112,7 @@ class Targets:
         self._number = 0
         self.now = now
         self.fenced = False
+        self.closed = False
         self.errors: list[TmemError] = []
 
     # ---- Their life ----
@@ -167,7 +168,11 @@ class Targets:
         self._region.set_key(server.number, PoolKey(name, server.pool.token, server.pool.epoch))
 
     def close(self) -> None:
-        """Destroys the pools: their pages are of no use to anybody else. Takes a bounded time."""
+        """Destroys the pools: their pages are of no use to anybody else. Takes a bounded time.
+
+        What is unanswered is never answered: the region it is about is no more.
+        """
+        self.closed = True
         for server in self._servers:
             if server.probe is not None:
                 server.probe.close()
@@ -279,9 +284,10 @@ class Targets:
         if result.stored:
             server.backoff = _FULL_SECONDS[0]
             return Put.STORED
-        server.full_until = self.now + server.backoff
-        server.backoff = min(2 * server.backoff, _FULL_SECONDS[1])
-        log.warning("%s: %s", server.target.address, error)
+        if self.now >= server.full_until:
+            log.warning("%s takes no pages for now: %s", server.target.address, error)
+            server.full_until = self.now + server.backoff
+            server.backoff = min(2 * server.backoff, _FULL_SECONDS[1])
         if isinstance(error, Fenced):
             self.fenced = True
         if isinstance(error, Refused) and error.reason in TABLE and TABLE[error.reason].old_page is not OldPage.UNKNOWN:
@@ -302,7 +308,9 @@ class Targets:
         number = self.sent(server)
 
         def answered(results: list[GetResult]) -> None:
-            server.asked.pop(number, None)
+            if self.closed:
+                return
+            del server.asked[number]
             self.fenced = self.fenced or any(isinstance(result.error, Fenced) for result in results)
             done([[_GOT.get(code, Got.LATER) for code in result.pages] for result in results])
 
@@ -315,6 +323,8 @@ class Targets:
             return
 
         def answered(results: list[FlushResult]) -> None:
+            if self.closed:
+                return
             self.fenced = self.fenced or any(isinstance(result.error, Fenced) for result in results)
             done(all(result.error is None for result in results))
 
@@ -349,6 +359,8 @@ class _Puts:
         number = targets.sent(server)
 
         def answered(results: list[PutResult]) -> None:
+            if targets.closed:
+                return
             del server.asked[number]
             done([targets.judge(server, result) for result in results])
 

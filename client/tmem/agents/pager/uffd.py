@@ -52,7 +52,7 @@ _POISON = _ioc(3, 0x08, 32)
 _HANDSHAKE = _ioc(3, 0x3F, 24)
 
 _MODE_MISSING, _MODE_WP, _MODE_MINOR = 1, 2, 4
-_WP_ON, _WP_OFF = 1, 0
+_WP_ON, _WP_OFF, _DONTWAKE = 1, 0, 2
 
 _two = struct.Struct("<QQ")
 _three = struct.Struct("<QQQ")
@@ -269,6 +269,8 @@ class Userfaultfd:
 
         A later `resume` lifts it. Raises as `resume` does.
         """
+        # A page that was protected when it was punched has a mark in its place, over which the kernel puts no poison.
+        self._protection(start, length, _WP_OFF | _DONTWAKE)
         self._populate(_POISON, start, length)
 
     def _populate(self, code: int, start: int, length: int) -> list[int]:

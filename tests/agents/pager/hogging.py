@@ -1,11 +1,14 @@
 """A program that hogs far memory: started beside a test, which kills agents and servers under it.
 
-python -m tests.agents.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
+    python -m tests.agents.pager.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
+
+It prints a line of JSON five times a second, how far it is, and one at the end, what it found.
 """
 
 import ctypes
 import json
 import sys
+import threading
 
 from tmem.agents.pager import FarMemory, kernel
 
@@ -19,7 +22,6 @@ class Report(ctypes.Structure):
 
 
 def main(library: str, options: str) -> int:
-    """Prints a line when it begins, and one of JSON at the end."""
     settings = json.loads(options)
     seconds, threads, pattern, seed = (settings.pop(name) for name in ("seconds", "threads", "pattern", "seed"))
     hog = ctypes.CDLL(library).hog
@@ -29,9 +31,18 @@ def main(library: str, options: str) -> int:
     )
     size = settings.pop("size")
     report = Report()
+    done = threading.Event()
     with FarMemory(size, **settings) as far:
-        print(json.dumps({"agent": far.stats()["agent"]}), flush=True)
+
+        def tell() -> None:
+            while not done.wait(0.2):
+                print(json.dumps(far.stats()), flush=True)
+
+        teller = threading.Thread(target=tell)  # it touches no far memory, and the hog does not hold the lock
+        teller.start()
         status = int(hog(kernel.address_of(far), size, seconds, threads, pattern, seed, ctypes.byref(report)))
+        done.set()
+        teller.join()
         stats = far.stats()
     print(json.dumps({name: getattr(report, name) for name in NAMES} | {"stats": stats}), flush=True)
     return status

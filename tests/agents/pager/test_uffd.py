@@ -226,6 +226,19 @@ def test_poison_is_sigbus_and_resuming_lifts_it(region: Region) -> None:
     assert region.touch(0).seen() == b"restored"
 
 
+def test_poison_takes_the_place_of_the_mark_that_a_protected_page_leaves(region: Region) -> None:
+    region.uffd.zero(region.base, PAGE)
+    region.uffd.protect(region.base, PAGE)
+    kernel.punch(region.file, 0, PAGE)
+    region.uffd.poison(region.base, PAGE)
+    pidfd = os.open("/proc/self/mem", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match="Input/output error"):  # where the process itself would get SIGBUS
+            os.pread(pidfd, 8, region.base)
+    finally:
+        os.close(pidfd)
+
+
 POISONED = """
 import mmap, os
 from tmem.agents.pager import kernel
