@@ -204,7 +204,7 @@ class Shard(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     shard_id: _builtins.int
     target: _builtins.str
-    """Where to reach it; empty = where this answer came from."""
+    """Where to reach it; empty = where this answer came from; ":PORT" = that port of the same host."""
     def __init__(
         self,
         *,

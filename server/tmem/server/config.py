@@ -84,6 +84,18 @@ class Settings(BaseModel):
         description="for tests: makes the disk of spill and journal fail, as in full_after=10MiB,short_write=0.1,"
         "write_error=0.01,read_error=0.01,seconds=0.05",
     )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that share the work, each with its part of the memory limit, on ports of its own from two "
+        "above --listen; clients spread pages over them by themselves",
+    )
+    shard: str = Field(
+        default="",
+        pattern=r"^(\d+/\d+)?$",
+        description="NUMBER/COUNT: this process is one shard of a server; --shards starts such processes",
+    )
     loop: Literal["uvloop", "asyncio"] = Field(default="uvloop", description="event loop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")
     log_format: Literal["auto", "human", "json"] = Field(

@@ -80,7 +80,8 @@ class Daemon:
 
     def __init__(self, settings: Settings, version: str) -> None:
         self._settings = settings
-        self._tenants = Tenants.load(settings.tokens) if settings.tokens else Tenants()
+        self._shard_count = int(settings.shard.partition("/")[2] or 1)
+        self._tenants = Tenants.load(settings.tokens, shards=self._shard_count) if settings.tokens else Tenants()
         self._quotas = self._tenants.quotas()
         self._metrics = Metrics(version)
         self._version = version
@@ -144,6 +145,7 @@ class Daemon:
             instance_id=os.urandom(_INSTANCE_ID_BYTES),
             version=self._version,
             recovering=self._journal is not None,
+            shards=None if settings.shard else [""],
         )
         self._exchange = ExchangeHandlers(self._service)
         self._metrics.sources = Sources(
@@ -340,6 +342,11 @@ class Daemon:
             tenant = self._tenants.by_name.get(pool.policy.tenant)
             pool.policy.tenant_weight = tenant.weight if tenant else 0
 
+    def learn_shards(self, targets: list[str]) -> None:
+        """Notes where the shards of this server are, of which it is one."""
+        own = int(self._settings.shard.partition("/")[0])
+        self._service.shards = [target if number != own else "" for number, target in enumerate(targets)]
+
     def reload(self) -> None:
         """Reads the token file again; a bad one is reported and changes nothing."""
         if self._upkeep is None:
@@ -350,7 +357,7 @@ class Daemon:
             log.info("daemon.reload", hint="there is no token file to read again")
             return
         try:
-            tenants = Tenants.load(Path(path))
+            tenants = Tenants.load(Path(path), shards=self._shard_count)
         except ValueError as error:
             log.error("daemon.reload_failed", error=str(error))
             return

@@ -18,10 +18,12 @@ from tmem.wire.results import Code
 
 from .operations import EXTENT_BYTES, HEADER_BYTES, Operation, mismatch
 from .pool import PoolCore
+from .presence import Block
 from .results import GetResult
 
 __all__ = ["GetOperation"]
 
+_HIT_CODE = Code.HIT
 _HIT = int(Code.HIT)
 _NO_CHECKSUM = -1
 _PAGE_CODES = frozenset({Code.MISS, Code.LOST, Code.CORRUPT})  # beside HIT
@@ -96,6 +98,9 @@ class GetOperation(Operation):
         block = presence.block(extent)
         every = (1 << extent.pages) - 1
         wanted = 0 if block is None else (block.stored | block.uncertain) >> extent.first & every
+        if block is not None and wanted == every:
+            self._ask_known(_Part(extent, result, 0, destination), block)
+            return result
         for first, end, present in _runs_of_bits(wanted, extent.pages):
             if not present:
                 for page in range(first, end):
@@ -104,22 +109,27 @@ class GetOperation(Operation):
                 continue
             assert block is not None
             run = Extent(extent.object, extent.index + first, end - first)
-            part = _Part(run, result, first, destination[first * PAGE_BYTES : end * PAGE_BYTES])
-            bits = (1 << run.pages) - 1
-            part.stored = (block.stored & ~block.uncertain) >> run.first & bits
-            part.with_crc = part.stored & block.with_crc >> run.first
-            part.crcs = block.checksums(run.first, run.pages)
-            self._ask(part)
+            self._ask_known(_Part(run, result, first, destination[first * PAGE_BYTES : end * PAGE_BYTES]), block)
         return result
 
+    def _ask_known(self, part: _Part, block: Block) -> None:
+        """Asks for pages of which something is known."""
+        _, index, pages = part.extent
+        first = index % BLOCK_PAGES
+        part.stored = (block.stored & ~block.uncertain) >> first & (1 << pages) - 1
+        part.with_crc = part.stored & block.with_crc >> first
+        part.crcs = block.checksums(first, pages)
+        self._ask(part)
+
     def _ask(self, part: _Part) -> None:
-        extent = part.extent
+        _, index, pages = part.extent
         self._parts.append(part)
-        self.pages += extent.pages
+        self.pages += pages
         # Room for the whole chunks around what is asked for; the server expands what does not fit.
         chunk_pages = self.pool.chunk_pages
-        first = extent.first - extent.first % chunk_pages
-        end = min(-(-(extent.first + extent.pages) // chunk_pages) * chunk_pages, BLOCK_PAGES)
+        index %= BLOCK_PAGES
+        first = index - index % chunk_pages
+        end = min(-(-(index + pages) // chunk_pages) * chunk_pages, BLOCK_PAGES)
         self._answer_bytes = min(self._answer_bytes + (end - first) * PAGE_BYTES, MAX_ANSWER_BYTES)
 
     def estimate(self) -> int:
@@ -147,15 +157,33 @@ class GetOperation(Operation):
             raise mismatch(answer, self)
         pages = answer.pages
         codes = pages.codes
-        hits = sum(run.pages for run in pages.runs)
+        runs = pages.runs
+        hits = runs[0].pages if len(runs) == 1 else sum(run.pages for run in runs)
         if (self.pages if codes is None else len(codes)) != self.pages or (codes is None and hits != self.pages):
             raise ProtocolError(f"batch {self.batch_id} asked for {self.pages} pages; the answer speaks of others")
         if codes is None:
-            self._take_all(answer.pages, codec)
+            if len(runs) > 1 or not self._take_lone(pages, codec):
+                self._take_all(pages, codec)
         else:
-            self._take_some(answer.pages, codes, codec)
+            self._take_some(pages, codes, codec)
         for result in self._results:
             result.done = True
+
+    def _take_lone(self, pages: Pages, codec: Codec) -> bool:
+        """One run is all that was asked for, and is good: the way of a lone page. False leaves the rest to find out what it is."""
+        part = self._parts[0]
+        position, _, number, offset, generation, sequence = pages.runs[0]
+        if position or len(self._parts) > 1 or self._old_pages(part, 0, pages.crcs):
+            return False
+        encoding, chunk_pages, data = pages.chunks[number]
+        if not codec.expand(encoding, data, chunk_pages, offset, part.destination) or page_checksums(
+            part.destination
+        ) != list(pages.crcs):
+            return False
+        result, at, count = part.result, part.offset, part.extent.pages
+        result.pages[at : at + count] = [_HIT_CODE] * count
+        result.versions[at : at + count] = [Version(generation, sequence)] * count
+        return True
 
     def _take_all(self, pages: Pages, codec: Codec) -> None:
         """Every page is a hit: expand run by run into place, then verify each part at once."""

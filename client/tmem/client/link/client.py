@@ -11,6 +11,7 @@ from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.client.sync.client import Client as BlockingClient
 from tmem.client.sync.pool import Pool as BlockingPool
+from tmem.wire.errors import InvalidOption
 
 from .pool import Pool
 from .stream import Stream
@@ -36,10 +37,17 @@ def connect(target: str, **options: Any) -> "Client":
     client = Client(target, settings, counters, Stream(target, settings, counters))
     try:
         client._greet()  # noqa: SLF001
+        _check_alone(client)
     except BaseException:
         client.close()
         raise
     return client
+
+
+def _check_alone(client: "Client") -> None:
+    count = len(client.capabilities.shards)
+    if count > 1:
+        raise InvalidOption(f"{client.target} has {count} shards; a link is for a server of one")
 
 
 def _ours(

@@ -120,14 +120,16 @@ class Connection:
         flags = 0 if wait else _DONT_WAIT
         try:
             if len(buffers) == 1:
+                room = len(buffers[0])
                 count = self._socket.recv_into(buffers[0], 0, flags)
             else:
+                room = sum(map(len, buffers))
                 count = self._socket.recvmsg_into(buffers, 0, flags)[0]
         except BlockingIOError:
             return False
         if not count:
             raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
-        self.filled = count == sum(map(len, buffers))
+        self.filled = count == room
         self.http2.received(count)
         return True
 

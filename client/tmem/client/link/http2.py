@@ -226,6 +226,8 @@ class Http2:
             high, low, kind, flags, stream_id = frames.HEAD.unpack_from(self._scratch, self._start)
             length = high << 8 | low
             stream_id &= frames.MAX_STREAM_ID
+            if kind == frames.DATA and not flags and (message := self._take_lone(begin, length, stream_id)) is not None:
+                return message
             self._check_head(length, kind, stream_id)
             if kind == frames.DATA:
                 if not self._begin_data(length, flags, stream_id):
@@ -275,6 +277,39 @@ class Http2:
         self._data_padding = padding - bool(padding)
         self._data_ends = bool(flags & frames.END_STREAM)
         return True
+
+    def _take_lone(self, begin: int, length: int, stream_id: int) -> Message | None:
+        """A DATA frame that has arrived whole and is one message, which most are; None: look closer.
+
+        What this does not check is so, or the frame is none of these: a block of headers is followed by its continuation, the
+        first frame is settings, padding has a flag.
+        """
+        inlet = self._inlets.get(stream_id)
+        end = begin + length
+        if (
+            inlet is None
+            or end > self._end
+            or length < frames.PREFIX_BYTES
+            or inlet.message is not None
+            or inlet.prefix
+            or not inlet.self_crediting
+            or inlet.used + length > _STREAM_CREDIT // 2
+            or self._used + length > _CONNECTION_CREDIT // 2
+            or self._block_id
+            or not self._settled
+        ):
+            return None
+        compressed, size = frames.PREFIX.unpack_from(self._scratch, begin)
+        if compressed or size != length - frames.PREFIX_BYTES:
+            return None
+        # Less than half of the credit is used, so there was enough.
+        self._credit -= length
+        self._used += length
+        inlet.credit -= length
+        inlet.used += length
+        self._start = end
+        data = self._view[begin + frames.PREFIX_BYTES : end]
+        return Message(stream_id, data if size > _VIEW_BYTES else bytes(data))
 
     def _charge(self, stream_id: int, inlet: _Inlet | None, length: int, padding: int) -> None:
         """Counts a DATA frame against the peer's credit."""

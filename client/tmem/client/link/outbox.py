@@ -61,6 +61,10 @@ class Outbox:
         """So many bytes of what is outgoing were written."""
         outgoing = self.outgoing
         self.unsent -= count
+        if len(outgoing) == 1 and count == len(outgoing[0]):
+            outgoing.clear()
+            self._answer_bytes = 0
+            return
         while count:
             first = outgoing[0]
             size = len(first)

@@ -309,7 +309,7 @@ class Stream:
         if left <= 0:
             return False
         transport = self.transport
-        if left >= TICK_SECONDS and not self._settled and transport.established and not transport.wants_write:
+        if left >= TICK_SECONDS and not self._settled and transport.listening:
             # The way of a lone get: the receive waits by itself, up to a tick, by which timers may be late.
             arrived = self._receive(wait=True)
             if not arrived or now - self._kept > TICK_SECONDS:

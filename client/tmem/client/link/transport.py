@@ -19,7 +19,7 @@ from tmem.wire.splice import BytesLike
 
 from .connection import Connection
 from .dialing import Dialer
-from .frames import Event, Goaway, Message, Reset
+from .frames import Event, Goaway, Headers, Message, Reset
 from .headers import Status, response_status, trailer_status
 
 __all__ = ["Call", "Transport"]
@@ -98,9 +98,10 @@ class Transport:
         return self._connection is not None and self._connection.wants_write
 
     @property
-    def established(self) -> bool:
-        """Whether there is a connection."""
-        return self._connection is not None and self._connection.established
+    def listening(self) -> bool:
+        """Whether there is a connection, and nothing is to be written on it."""
+        connection = self._connection
+        return connection is not None and connection.established and not connection.http2.outbox.outgoing
 
     @property
     def unsent(self) -> int:
@@ -111,7 +112,7 @@ class Transport:
         """When `keep_time` must be called at the latest, for the connection's sake."""
         connection = self._connection
         if connection is None:
-            return self._dialer.retry_at if self.wanted else None
+            return self._dialer.retry_at if self.wanted and not self._closed else None
         return None if connection.established else connection.expires
 
     @property
@@ -232,13 +233,10 @@ class Transport:
         return arrived
 
     def _take(self, event: Event) -> None:
-        if isinstance(event, Goaway):
-            self._take_goaway(event)
-            return
-        call = self._calls.get(event.stream_id)
-        if call is None:
-            return
         if isinstance(event, Message):
+            call = self._calls.get(event.stream_id)
+            if call is None:
+                return
             if call.on_message is None:
                 call.messages.append(bytes(event.data))
                 return
@@ -246,7 +244,13 @@ class Transport:
                 call.on_message(event.data)
             except ProtocolError as error:
                 self.abandon(call, error)
-        elif isinstance(event, Reset):
+        elif isinstance(event, Goaway):
+            self._take_goaway(event)
+        elif (call := self._calls.get(event.stream_id)) is not None:
+            self._take_rest(call, event)
+
+    def _take_rest(self, call: Call, event: Headers | Reset) -> None:
+        if isinstance(event, Reset):
             self._end_by_status(call, Status.of_reset(event.code))
         elif event.ended:
             self._end_by_status(call, call.wrong or trailer_status(event.fields))
@@ -286,7 +290,7 @@ class Transport:
         """Connects, or gives up connecting, when it is time to; leaves a server that is going away."""
         connection = self._connection
         if connection is None:
-            if self.wanted and now >= self._dialer.retry_at:
+            if self.wanted and not self._closed and now >= self._dialer.retry_at:
                 self._take_connection(self._dialer.attempt())
         elif not connection.established:
             if now >= connection.expires:
@@ -310,7 +314,6 @@ class Transport:
     def close(self, error: TmemError) -> None:
         """Gives the connection up for good."""
         self._closed = True
-        self.wanted = False
         self.lose(error)
 
     def _take_connection(self, connection: Connection | None) -> None:

@@ -108,14 +108,14 @@ class Pool(PoolFace):
 
     def flush(self, obj: int, index: int, count: int = 1, *, timeout: float | None = None) -> int:
         """Removes pages; answers how many were held. Raises as `put` does."""
-        operation = self._flush_operation(obj, index, count)
-        if not operation.results:
-            return 0
-        self._stream.run(operation, timeout or self._options.write_timeout)
-        for result in operation.results:
-            if result.error is not None:
-                raise result.error
-        return sum(result.found for result in operation.results)
+        found = 0
+        for operation in self._flush_operations(obj, index, count):
+            self._stream.run(operation, timeout or self._options.write_timeout)
+            for result in operation.results:
+                if result.error is not None:
+                    raise result.error
+                found += result.found
+        return found
 
     def flush_object(self, obj: int, *, timeout: float | None = None) -> int:
         """Removes every page of an object; answers how many were held. Raises as `put` does."""

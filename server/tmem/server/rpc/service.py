@@ -46,6 +46,7 @@ class Service:
         load_permille: share of the loop's time in use, kept by the daemon.
         closing: no new session any more.
         recovering: the journal is being read; what is asked of pools is answered so.
+        shards: where the server's shards are, this one's own place empty; None while that is not known.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Service:
     load_permille: int = 0
     closing: bool = False
     recovering: bool = False
+    shards: list[str] | None = field(default_factory=lambda: [""])
     clock: Callable[[], float] = field(default=time.monotonic)
 
     def demand_pools(self) -> None:
