@@ -108,7 +108,7 @@ def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: P
 
 NUMPY = """
 import numpy
-numbers = numpy.random.default_rng(1).integers(0, 1 << 40, 2 << 20)
+numbers = numpy.random.default_rng(1).integers(0, 1 << 40, 1 << 20)
 ordered = numpy.sort(numbers)
 assert (ordered[1:] >= ordered[:-1]).all()
 print(int(ordered[::1000].sum()), int(numbers.sum()))
@@ -116,27 +116,27 @@ print(int(ordered[::1000].sum()), int(numbers.sum()))
 
 OBJECTS = """
 import subprocess
-things = {number: str(number) * 3 for number in range(200_000)}
+things = {number: str(number) * 3 for number in range(100_000)}
 assert subprocess.run(["/bin/echo", "hello"], capture_output=True).stdout == b"hello\\n"
-print(sum(map(len, things.values())), things[123456])
+print(sum(map(len, things.values())), things[54321])
 """
 
 
 @pytest.mark.parametrize("script", [NUMPY, OBJECTS], ids=["numpy", "objects"])
 def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> None:
     plain = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    _, out, program = run(sys.executable, "-c", script, memory=10 * MIB)
+    _, out, program = run(sys.executable, "-c", script, memory=8 * MIB)
     assert out == plain.stdout
     assert program.totals()["evicted"] > 500
 
 
 def test_sort_sorts(run: Run, tmp_path: Path) -> None:
     text = tmp_path / "text"
-    text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(150_000)), "ascii")
+    text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(80_000)), "ascii")
     command = ["sort", "-S", "60M", "--parallel=1", str(text), "-o"]
     environment = os.environ | {"LC_ALL": "C"}
     subprocess.run([*command, tmp_path / "plain"], check=True, timeout=60, env=environment)
-    _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=8 * MIB)
+    _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=4 * MIB)
     assert (tmp_path / "far").read_bytes() == (tmp_path / "plain").read_bytes()
     assert program.totals()["evicted"] > 500
 
