@@ -1,4 +1,4 @@
-"""Makes the blocking face of the client from the asyncio one: batch.py, carrier.py, client.py and pool.py of tmem/client/sync.
+"""Makes the blocking face of the client from the asyncio one: batch.py, carrier.py, client.py, pool.py and shards.py of tmem/client/sync.
 
 The two differ in how they wait (stream.py, written twice) and in nothing else, so that knowing one face is knowing both.
 Run by `make gen`; with --check it only says whether the files are current, and a test asks that.
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "tmem" / "client"
-FILES = ("batch.py", "carrier.py", "client.py", "pool.py")
+FILES = ("batch.py", "carrier.py", "client.py", "pool.py", "shards.py")
 NOTE = "# Made from ../aio/{name} by client/generate_sync.py; change it there.\n"
 
 REPLACEMENTS = (

@@ -4,7 +4,7 @@ import os
 import queue
 import shutil
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import pytest
 from tests.pages import PAGE
 from tests.stores import Got, make_put
 
+from tmem.server.host.disk import Disk
 from tmem.server.host.journal import JournalFiles, _Job
 from tmem.server.journal import Journal
 from tmem.server.store.interface import Flushed, Store, Stored
@@ -24,9 +25,20 @@ from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
 from tmem.wire.results import Durability, PoolKind
+from tmem.wire.splice import BytesLike
 
 T = TypeVar("T")
 TENANT = "t"
+
+
+class WrittenBy(Disk):
+    """The system's disk, but for what stands in the place of os.writev."""
+
+    def __init__(self, write: Callable[..., int]) -> None:
+        self._write = write
+
+    def writev(self, file: int, pieces: Sequence[BytesLike]) -> int:
+        return self._write(file, pieces)
 
 
 class SteppedFiles(JournalFiles):
@@ -84,7 +96,7 @@ class Host:
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.directory = directory
         kind = SteppedFiles if stepped else JournalFiles
-        self.files = kind(directory, synced=False, post=self.tasks.put, write=write)
+        self.files = kind(directory, synced=False, post=self.tasks.put, disk=WrittenBy(write))
         self.plain = LogStore(limit, CopyCounter(), segment_bytes=segment_bytes)
         self.journal = Journal(self.files)
         self.layer = self.journal.layer(self.plain)
@@ -92,7 +104,9 @@ class Host:
         self.table = PoolTable(random_bytes=os.urandom, durabilities=self.store.durabilities, max_pools=100)
         self.lifecycle = Lifecycle(self.table, self.store, graces=Graces(), epoch=lambda: epoch, records=self.journal)
         try:
-            self.journal.recover(self.plain, self.store, self.table, epoch=epoch, now=0.0)
+            for work in self.journal.recover(self.plain, self.store, self.table, epoch=epoch, now=0.0):
+                if work is not None:
+                    work()
         except BaseException:
             self.close()
             raise
@@ -233,7 +247,7 @@ def contents(store: Store, key: int) -> dict[tuple[int, int], tuple[bytes, Versi
 
 def watch_calls(monkeypatch: pytest.MonkeyPatch, before: Callable[[str], None]) -> Callable[..., int]:
     """Calls `before` with the name of every call that is about to change the directory; answers what is to write."""
-    module = "tmem.server.host.journal"
+    module = "tmem.server.host.journal_directory"
 
     def wrapped(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*arguments: Any, **options: Any) -> Any:

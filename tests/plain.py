@@ -156,10 +156,10 @@ class PlainStore:
         self._retired.expanded += counts.expanded
         return counts.pages
 
-    def leave(self, key: int, user: int) -> int:
-        pool = self._pools[key]
-        leaving = [record for record in pool.aged if record.user == user]
-        return sum(self._free(pool, record) for record in leaving)
+    def leave(self, key: int, user: int) -> Iterator[int]:
+        pool = self._pools.get(key)
+        leaving = [record for record in pool.aged if record.user == user] if pool is not None else []
+        yield sum(self._free(pool, record) for record in leaving if pool is not None)
 
     # ---- Pages ----
 
@@ -239,6 +239,9 @@ class PlainStore:
             pages.codes = codes
         pages.crcs = crcs
         return pages
+
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        return self.get(key, extents, max_bytes, 0)
 
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None

@@ -218,6 +218,8 @@ def service(
 
 
 def test_the_daemon_lives_its_whole_life_under_the_unit(service: Service, unit: Path, tmp_path: Path) -> None:
+    reading = service.notification()
+    assert reading.startswith("STATUS=reading the journal"), reading
     ready = service.notification()
     assert "READY=1" in ready.splitlines(), ready
     target, metrics = service.addresses()

@@ -71,6 +71,14 @@ class TestPages:
         assert pool.flush(7, 0, count=600) == 35
         assert pool.stat().pages == 0
 
+    def test_a_flush_may_span_more_blocks_than_one_message_names(self, pool: Any) -> None:
+        with pool.batch() as batch:
+            for block in range(600):
+                batch.put(7, block * 512 + 3, A)
+
+        assert pool.flush(7, 0, 600 * 512) == 600
+        assert pool.stat().pages == 0
+
     def test_flush_object_takes_every_block_and_no_other_object(self, pool: Any) -> None:
         for index in (0, 600, 2**32 - 1):
             pool.put(7, index, A)

@@ -64,3 +64,34 @@ def test_pages_spilled_to_a_bad_disk_are_right_or_refused(start_daemon: Start, t
             except errors.StoreFailed:
                 refused += 1
         assert bool(refused) == faults.startswith("read_error")
+
+
+def test_a_slow_scratch_disk_holds_up_only_whoever_reads_from_it(start_daemon: Start, tmp_path: Path) -> None:
+    faults = ("--disk-faults", "read_seconds=3", "--spill", str(tmp_path), "--spill-limit", "32MiB")
+    daemon = start_daemon("--memory-limit", "4MiB", *faults)
+    with tmem.client.connect(daemon.target) as client:
+        pool = client.create_pool("slow")
+        count = 2000
+        for index in range(count):
+            while True:
+                try:
+                    pool.put(7, index, random_page(index))
+                    break
+                except errors.OutOfCapacity:  # the disk is being written to
+                    continue
+        on_disk = next(index for index in range(count) if pool.explain(7, index).tier == "disk")
+        in_memory = next(index for index in reversed(range(count)) if pool.explain(7, index).tier == "memory")
+        with tmem.client.connect(daemon.target) as other:
+            quick = other.create_pool("quick")
+            quick.put(1, 0, random_page(0))
+            page = bytearray(PAGE)
+            with pool.batch() as batch:
+                slow = batch.get_into(7, on_disk, page)
+                batch.submit()
+                into = bytearray(PAGE)
+                assert quick.get_into(1, 0, into).hit
+                assert pool.get_into(7, in_memory, into).hit
+                assert into == random_page(in_memory)
+                assert not slow.done, "others are answered before the disk has answered"
+            assert slow.hit
+            assert page == random_page(on_disk)

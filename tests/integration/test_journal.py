@@ -594,3 +594,65 @@ def test_a_long_journal_is_read_before_the_daemon_is_ready(start: Start, pool_na
             assert all(result.hit for result in results)
             again.process.send_signal(signal.SIGTERM)
             assert again.process.wait(30) == 0
+
+
+# ---- While the journal is read ----
+
+
+def test_a_daemon_that_reads_its_journal_says_so_and_answers_no_miss(start: Start) -> None:
+    """Each file takes the slow disk a while: so there is time to ask, before, of pages that are there."""
+    daemon = start()
+    with tmem.client.connect(daemon.target) as client:
+        pool = client.create_pool("slow", durability="disk")
+        pool.put(1, 0, A)
+        reading = threading.Event()
+        hits: list[bytes] = []
+
+        def ask() -> None:
+            """The classical call does not wait for a stream: it hears what the server says now."""
+            while not hits:
+                page = bytearray(PAGE)
+                try:
+                    got = pool.get_page_sync(1, 0, page)
+                except errors.Recovering:
+                    reading.set()
+                except errors.RemoteError:
+                    pass  # nobody listens yet
+                else:
+                    hits.append(bytes(page) if got.hit else repr(got).encode())
+
+        daemon.kill()
+        asker = threading.Thread(target=ask)
+        asker.start()
+        starter = threading.Thread(target=lambda: start("--disk-faults", "seconds=1.5", old=daemon))
+        starter.start()
+        assert reading.wait(20)
+        with pytest.raises(errors.Recovering, match="reading its journal"):
+            client.pools()
+        with tmem.client.connect(daemon.target) as other:
+            assert other.capabilities.recovering
+            with pytest.raises(errors.Recovering):
+                other.create_pool("other")
+        # Over a stream an operation waits until the server is there, and is answered as if nothing had been.
+        assert page_of(pool, 1, 0) == A
+        starter.join(30)
+        asker.join(30)
+        assert hits == [A], "neither a miss nor anything else before it was there"
+        with tmem.client.connect(daemon.target) as other:
+            assert not other.capabilities.recovering
+
+
+def test_a_daemon_that_reads_its_journal_ends_when_asked_to(start: Start, journal: Path) -> None:
+    daemon = start()
+    with tmem.client.connect(daemon.target) as client:
+        client.create_pool("slow", durability="disk").put(1, 0, A)
+    daemon.close()
+    slow = ("--disk-faults", "seconds=2", "--log-level", "debug", "--log-format", "json")
+    with Tmemd("--journal", str(journal), *slow, *ANYWHERE) as reader:
+        assert reader.process.stderr is not None
+        assert any("daemon.recovering" in line for line in reader.process.stderr)
+        reader.process.terminate()
+        status, said, _ = reader.end()
+        assert (status, said) == (0, "")
+    with tmem.client.connect(start().target) as client:
+        assert [pool.name for pool in client.pools()] == ["slow"]

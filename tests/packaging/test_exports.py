@@ -11,12 +11,13 @@ import pytest
 
 import tmem.client
 import tmem.client.aio
+import tmem.client.link
 import tmem.client.sync
 import tmem.client.testing
 import tmem.wire
 
 WIRE = [importlib.import_module(f"tmem.wire.{found.name}") for found in pkgutil.iter_modules(tmem.wire.__path__)]
-CLIENT = [tmem.client, tmem.client.aio, tmem.client.sync, tmem.client.testing]
+CLIENT = [tmem.client, tmem.client.aio, tmem.client.link, tmem.client.sync, tmem.client.testing]
 FACED = ("Client", "Pool", "Batch")
 
 
@@ -60,6 +61,15 @@ def test_both_faces_have_the_same_members_parameters_and_defaults(name):
         assert isinstance(one, property) == isinstance(other, property), member
         if callable(one) and callable(other):
             assert parameters(one) == parameters(other), member
+
+
+@pytest.mark.parametrize("name", FACED)
+def test_a_link_has_all_that_the_blocking_face_has(name):
+    blocking, link = public(getattr(tmem.client, name)), public(getattr(tmem.client.link, name))
+    assert set(blocking) <= set(link)
+    for member, one in blocking.items():
+        if callable(one):
+            assert parameters(one) == parameters(link[member]), member
 
 
 @pytest.mark.parametrize("name", FACED)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(pytest.__file__).parents[1]
-PORTIONS = ("tmem/v1/", "tmem/wire/", "tmem/server/", "tmem/client/", "tmem/cli/")
+PORTIONS = ("tmem/v1/", "tmem/wire/", "tmem/server/", "tmem/client/", "tmem/agents/", "tmem/cli/")
 
 
 def build(source: Path, into: Path, what: str) -> Path:
@@ -166,7 +166,17 @@ def test_the_client_needs_nothing_but_the_base(installed):
         "print([name for name in sys.modules if name.startswith(('tmem.server', 'tmem.cli.', 'numpy'))])\n",
         "utf-8",
     )
-    extras = ("click", "rich", "prometheus_client", "pydantic", "structlog", "uvloop", "grpc_health", "numpy")
+    extras = ("click", "rich", "prometheus_client", "pydantic", "structlog", "uvloop", "grpc_health", "hpack", "numpy")
     done = run(installed, str(script), block=extras)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in {"[]", "['numpy']"}  # blocked modules have an entry of their own
+
+
+def test_a_link_without_its_extra_says_which_one(installed):
+    script = installed / "link.py"
+    script.write_text("import tmem.client.link\n", "utf-8")
+    done = run(installed, str(script), block=("hpack",))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "hpack is not installed: agents need an extra: pip install 'tmem[agents]'"
+    )

@@ -16,7 +16,9 @@ from .doctor import doctor
 from .options import fail
 from .ping import ping
 from .pools import destroy, explain, pools, stat
+from .run import run
 from .snapshot import snapshot
+from .swap import swap
 
 __all__ = ["main"]
 
@@ -53,5 +55,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, run, swap, demo, bench, doctor):
     main.add_command(command)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tmem.v1 import common_pb2 as tmem_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atmem/v1/capabilities.proto\x12\x07tmem.v1\x1a\x14tmem/v1/common.proto\"\x18\n\x16GetCapabilitiesRequest\"\x83\x03\n\x17GetCapabilitiesResponse\x12\x1c\n\x14protocol_version_low\x18\x01 \x01(\r\x12\x1d\n\x15protocol_version_high\x18\x02 \x01(\r\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\x0c\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x12\n\npage_sizes\x18\x06 \x03(\r\x12%\n\npool_kinds\x18\x07 \x03(\x0e\x32\x11.tmem.v1.PoolKind\x12)\n\x0c\x64urabilities\x18\x08 \x03(\x0e\x32\x13.tmem.v1.Durability\x12$\n\tencodings\x18\t \x03(\x0e\x32\x11.tmem.v1.Encoding\x12\x12\n\npool_flags\x18\n \x01(\r\x12\x1f\n\x06limits\x18\x0b \x01(\x0b\x32\x0f.tmem.v1.Limits\x12\x1e\n\x06shards\x18\x0c \x03(\x0b\x32\x0e.tmem.v1.Shard\x12\r\n\x05store\x18\r \x01(\t\"\xe3\x04\n\x06Limits\x12\x18\n\x10max_extent_pages\x18\x01 \x01(\r\x12\x17\n\x0fmax_batch_pages\x18\x02 \x01(\r\x12\x19\n\x11max_batch_extents\x18\x03 \x01(\r\x12\x17\n\x0fmax_chunk_pages\x18\x04 \x01(\r\x12\x1b\n\x13\x64\x65\x66\x61ult_chunk_pages\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_answer_bytes\x18\x07 \x01(\x04\x12\x18\n\x10max_window_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12max_window_batches\x18\t \x01(\r\x12\x1c\n\x14max_pools_per_tenant\x18\n \x01(\r\x12\x1b\n\x13max_pool_name_chars\x18\x0b \x01(\r\x12\x19\n\x11max_session_pools\x18\x0c \x01(\r\x12\x11\n\tmax_index\x18\r \x01(\x04\x12\x16\n\x0eobject_id_bits\x18\x0e \x01(\r\x12\x1a\n\x12memory_limit_bytes\x18\x0f \x01(\x04\x12\x1a\n\x12tenant_quota_bytes\x18\x10 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x11 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x12 \x01(\r\x12!\n\x19stalled_reader_timeout_ms\x18\x13 \x01(\r\x12\x18\n\x10\x64rain_timeout_ms\x18\x14 \x01(\r\x12\x1c\n\x14min_ping_interval_ms\x18\x15 \x01(\r\x12\x1b\n\x13page_overhead_bytes\x18\x16 \x01(\r\")\n\x05Shard\x12\x10\n\x08shard_id\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\"3\n\x0b\x45\x63hoRequest\x12\x12\n\nzero_bytes\x18\x01 \x01(\r\x12\x10\n\x07payload\x18\xe8\x07 \x01(\x0c\" \n\x0c\x45\x63hoResponse\x12\x10\n\x07payload\x18\xe8\x07 \x01(\x0c\x32\xa0\x01\n\x13\x43\x61pabilitiesService\x12T\n\x0fGetCapabilities\x12\x1f.tmem.v1.GetCapabilitiesRequest\x1a .tmem.v1.GetCapabilitiesResponse\x12\x33\n\x04\x45\x63ho\x12\x14.tmem.v1.EchoRequest\x1a\x15.tmem.v1.EchoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1atmem/v1/capabilities.proto\x12\x07tmem.v1\x1a\x14tmem/v1/common.proto\"\x18\n\x16GetCapabilitiesRequest\"\x97\x03\n\x17GetCapabilitiesResponse\x12\x1c\n\x14protocol_version_low\x18\x01 \x01(\r\x12\x1d\n\x15protocol_version_high\x18\x02 \x01(\r\x12\x16\n\x0eserver_version\x18\x03 \x01(\t\x12\x13\n\x0binstance_id\x18\x04 \x01(\x0c\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x12\n\npage_sizes\x18\x06 \x03(\r\x12%\n\npool_kinds\x18\x07 \x03(\x0e\x32\x11.tmem.v1.PoolKind\x12)\n\x0c\x64urabilities\x18\x08 \x03(\x0e\x32\x13.tmem.v1.Durability\x12$\n\tencodings\x18\t \x03(\x0e\x32\x11.tmem.v1.Encoding\x12\x12\n\npool_flags\x18\n \x01(\r\x12\x1f\n\x06limits\x18\x0b \x01(\x0b\x32\x0f.tmem.v1.Limits\x12\x1e\n\x06shards\x18\x0c \x03(\x0b\x32\x0e.tmem.v1.Shard\x12\r\n\x05store\x18\r \x01(\t\x12\x12\n\nrecovering\x18\x0e \x01(\x08\"\xe3\x04\n\x06Limits\x12\x18\n\x10max_extent_pages\x18\x01 \x01(\r\x12\x17\n\x0fmax_batch_pages\x18\x02 \x01(\r\x12\x19\n\x11max_batch_extents\x18\x03 \x01(\r\x12\x17\n\x0fmax_chunk_pages\x18\x04 \x01(\r\x12\x1b\n\x13\x64\x65\x66\x61ult_chunk_pages\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\x04\x12\x18\n\x10max_answer_bytes\x18\x07 \x01(\x04\x12\x18\n\x10max_window_bytes\x18\x08 \x01(\x04\x12\x1a\n\x12max_window_batches\x18\t \x01(\r\x12\x1c\n\x14max_pools_per_tenant\x18\n \x01(\r\x12\x1b\n\x13max_pool_name_chars\x18\x0b \x01(\r\x12\x19\n\x11max_session_pools\x18\x0c \x01(\r\x12\x11\n\tmax_index\x18\r \x01(\x04\x12\x16\n\x0eobject_id_bits\x18\x0e \x01(\r\x12\x1a\n\x12memory_limit_bytes\x18\x0f \x01(\x04\x12\x1a\n\x12tenant_quota_bytes\x18\x10 \x01(\x04\x12\x1d\n\x15heartbeat_interval_ms\x18\x11 \x01(\r\x12\x1a\n\x12session_timeout_ms\x18\x12 \x01(\r\x12!\n\x19stalled_reader_timeout_ms\x18\x13 \x01(\r\x12\x18\n\x10\x64rain_timeout_ms\x18\x14 \x01(\r\x12\x1c\n\x14min_ping_interval_ms\x18\x15 \x01(\r\x12\x1b\n\x13page_overhead_bytes\x18\x16 \x01(\r\")\n\x05Shard\x12\x10\n\x08shard_id\x18\x01 \x01(\r\x12\x0e\n\x06target\x18\x02 \x01(\t\"3\n\x0b\x45\x63hoRequest\x12\x12\n\nzero_bytes\x18\x01 \x01(\r\x12\x10\n\x07payload\x18\xe8\x07 \x01(\x0c\" \n\x0c\x45\x63hoResponse\x12\x10\n\x07payload\x18\xe8\x07 \x01(\x0c\x32\xa0\x01\n\x13\x43\x61pabilitiesService\x12T\n\x0fGetCapabilities\x12\x1f.tmem.v1.GetCapabilitiesRequest\x1a .tmem.v1.GetCapabilitiesResponse\x12\x33\n\x04\x45\x63ho\x12\x14.tmem.v1.EchoRequest\x1a\x15.tmem.v1.EchoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,15 +35,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCAPABILITIESREQUEST']._serialized_start=61
   _globals['_GETCAPABILITIESREQUEST']._serialized_end=85
   _globals['_GETCAPABILITIESRESPONSE']._serialized_start=88
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=475
-  _globals['_LIMITS']._serialized_start=478
-  _globals['_LIMITS']._serialized_end=1089
-  _globals['_SHARD']._serialized_start=1091
-  _globals['_SHARD']._serialized_end=1132
-  _globals['_ECHOREQUEST']._serialized_start=1134
-  _globals['_ECHOREQUEST']._serialized_end=1185
-  _globals['_ECHORESPONSE']._serialized_start=1187
-  _globals['_ECHORESPONSE']._serialized_end=1219
-  _globals['_CAPABILITIESSERVICE']._serialized_start=1222
-  _globals['_CAPABILITIESSERVICE']._serialized_end=1382
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=495
+  _globals['_LIMITS']._serialized_start=498
+  _globals['_LIMITS']._serialized_end=1109
+  _globals['_SHARD']._serialized_start=1111
+  _globals['_SHARD']._serialized_end=1152
+  _globals['_ECHOREQUEST']._serialized_start=1154
+  _globals['_ECHOREQUEST']._serialized_end=1205
+  _globals['_ECHORESPONSE']._serialized_start=1207
+  _globals['_ECHORESPONSE']._serialized_end=1239
+  _globals['_CAPABILITIESSERVICE']._serialized_start=1242
+  _globals['_CAPABILITIESSERVICE']._serialized_end=1402
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,7 @@ class GetCapabilitiesResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    RECOVERING_FIELD_NUMBER: _builtins.int
     protocol_version_low: _builtins.int
     """The versions of this contract that the server speaks."""
     protocol_version_high: _builtins.int
@@ -63,6 +64,8 @@ class GetCapabilitiesResponse(_message.Message):
     """Bits of PoolFlag that CreatePool takes."""
     store: _builtins.str
     """What holds the pages: "plain", "segments", "valkey"."""
+    recovering: _builtins.bool
+    """The server reads its journal: what is asked of pools and pages is refused RECOVERING meanwhile."""
     @_builtins.property
     def page_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -95,10 +98,11 @@ class GetCapabilitiesResponse(_message.Message):
         limits: Global___Limits | None = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         store: _builtins.str = ...,
+        recovering: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durabilities", b"durabilities", "encodings", b"encodings", "instance_id", b"instance_id", "limits", b"limits", "page_sizes", b"page_sizes", "pool_flags", b"pool_flags", "pool_kinds", b"pool_kinds", "protocol_version_high", b"protocol_version_high", "protocol_version_low", b"protocol_version_low", "server_version", b"server_version", "shards", b"shards", "store", b"store", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["durabilities", b"durabilities", "encodings", b"encodings", "instance_id", b"instance_id", "limits", b"limits", "page_sizes", b"page_sizes", "pool_flags", b"pool_flags", "pool_kinds", b"pool_kinds", "protocol_version_high", b"protocol_version_high", "protocol_version_low", b"protocol_version_low", "recovering", b"recovering", "server_version", b"server_version", "shards", b"shards", "store", b"store", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,7 +204,7 @@ class Shard(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     shard_id: _builtins.int
     target: _builtins.str
-    """Where to reach it; empty = where this answer came from."""
+    """Where to reach it; empty = where this answer came from; ":PORT" = that port of the same host."""
     def __init__(
         self,
         *,

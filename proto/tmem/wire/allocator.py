@@ -6,11 +6,14 @@ benchmarks. A library must not choose for the program that it is linked into, so
 
 import ctypes
 
-__all__ = ["keep_freed_messages"]
+__all__ = ["give_back_freed", "keep_freed_messages"]
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _KEPT_BYTES = 32 << 20
+# Each thread of gRPC would have its own, and keep in it what others could use: 2-4 MB each.
+_ARENAS = 2
 
 
 def keep_freed_messages() -> None:
@@ -25,3 +28,13 @@ def keep_freed_messages() -> None:
         return  # another C library
     mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
     mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def give_back_freed() -> None:
+    """Gives what is kept and not used back to the system; for a process that has nothing to do. Takes milliseconds."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except AttributeError:
+        return
+    trim(ctypes.c_size_t(0))

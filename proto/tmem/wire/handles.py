@@ -5,10 +5,12 @@ Owns: the rules on object ids, page indices and extents. Units: pages, unless a 
 
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from .errors import InvalidHandle
 from .limits import BLOCK_PAGES, MAX_INDEX, MAX_OBJECT
 
-__all__ = ["Extent", "Version", "check_extent", "check_object", "join_object", "split_object"]
+__all__ = ["Extent", "Version", "check_extent", "check_object", "join_object", "shard_of", "split_object"]
 
 _WORD = (1 << 64) - 1
 
@@ -66,3 +68,8 @@ def split_object(obj: int) -> tuple[int, int, int]:
 def join_object(low: int, mid: int, high: int) -> int:
     """The object id of three 64-bit words."""
     return low | mid << 64 | high << 128
+
+
+def shard_of(obj: int, block: int, count: int) -> int:
+    """Which of so many shards a block is on; see GetCapabilitiesResponse.shards."""
+    return crc32c(obj.to_bytes(24, "little") + block.to_bytes(4, "little")) % count

@@ -52,6 +52,7 @@ __all__ = [
 _LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
+_ZERO, _ONE = (0,), (1,)
 
 
 @dataclass(slots=True)
@@ -149,10 +150,23 @@ def _object_columns(objects: Sequence[int]) -> tuple[Sequence[int], Sequence[int
 
 
 def _fill_extents(target: pb.Extents, extents: Sequence[Extent]) -> None:
-    low, mid, high = _object_columns([extent.object for extent in extents])
-    target.object_low.extend(low)
-    target.object_mid.extend(mid)
-    target.object_high.extend(high)
+    if len(extents) == 1:
+        obj, index, pages = extents[0]
+        low, mid, high = split_object(obj)
+        if low:
+            target.object_low.append(low)
+        if mid:
+            target.object_mid.append(mid)
+        if high:
+            target.object_high.append(high)
+        target.index.append(index)
+        if pages != 1:
+            target.pages.append(pages)
+        return
+    lows, mids, highs = _object_columns([extent.object for extent in extents])
+    target.object_low.extend(lows)
+    target.object_mid.extend(mids)
+    target.object_high.extend(highs)
     target.index.extend([extent.index for extent in extents])
     target.pages.extend(collapse([extent.pages for extent in extents], 1))
 
@@ -286,8 +300,10 @@ def _decode_write_header(source: pb.BatchHeader) -> Header:
 
 
 def _decode_extents(batch_id: int, source: pb.Extents, max_pages: int) -> list[Extent]:
-    index = source.index
+    index = source.index[:]
     count = len(index)
+    if count == 1:
+        return [_decode_extent(batch_id, source, index[0])]
     if not 1 <= count <= MAX_BATCH_EXTENTS:
         raise MalformedBatch(batch_id, f"a batch has 1..{MAX_BATCH_EXTENTS} extents, not {count}")
     try:
@@ -300,6 +316,21 @@ def _decode_extents(batch_id: int, source: pb.Extents, max_pages: int) -> list[E
     if sum(pages) > max_pages:
         raise MalformedBatch(batch_id, f"the extents have {sum(pages)} pages; {max_pages} are allowed")
     return list(map(Extent, objects, index, pages))
+
+
+def _decode_extent(batch_id: int, source: pb.Extents, index: int) -> Extent:
+    """The one extent of a batch. No batch may have fewer pages than an extent."""
+    columns = source.object_low[:] or _ZERO, source.object_mid[:] or _ZERO, source.object_high[:] or _ZERO
+    pages = source.pages[:] or _ONE
+    if not len(pages) == len(columns[0]) == len(columns[1]) == len(columns[2]) == 1:
+        raise MalformedBatch(batch_id, "a column has several entries for one extent")
+    (low,), (mid,), (high,) = columns
+    extent = Extent(join_object(low, mid, high) if mid or high else low, index, pages[0])
+    try:
+        check_extent(*extent)
+    except InvalidHandle as error:
+        raise MalformedBatch(batch_id, str(error)) from error
+    return extent
 
 
 def _decode_objects(low: Sequence[int], mid: Sequence[int], high: Sequence[int], count: int) -> list[int]:

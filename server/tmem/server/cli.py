@@ -13,13 +13,18 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .config import ConfigError, Loaded, add_flags, load
 from .host.ports import AddressInUseError
 from .observe import logs
+from .shards.errors import ShardError
 from .store.journal.entries import JournalError
 from .tenants import Tenants, TokenFileError
+
+if TYPE_CHECKING:
+    from .daemon import Daemon
+    from .shards.supervisor import ShardedDaemon
 
 __all__ = ["main"]
 
@@ -78,13 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("the settings are good")
             return 0
         return _serve(loaded, run)
-    except (ConfigError, TokenFileError, AddressInUseError, JournalError) as error:
+    except (ConfigError, TokenFileError, AddressInUseError, JournalError, ShardError) as error:
         print(f"tmemd: {error}", file=sys.stderr)
         return 2
 
 
 def _serve(loaded: Loaded, command: str | None) -> int:
-    logs.set_up(loaded.settings.log_level, loaded.settings.log_format)
+    logs.set_up(loaded.settings.log_level, loaded.settings.log_format, loaded.settings.shard)
     runner: Callable[[Coroutine[Any, Any, int]], int]
     if loaded.settings.loop == "uvloop":
         import uvloop
@@ -95,6 +100,23 @@ def _serve(loaded: Loaded, command: str | None) -> int:
     return runner(_run(loaded, command))
 
 
+async def _start(daemon: "Daemon | ShardedDaemon", asked_to_stop: asyncio.Event) -> bool:
+    """Starts the daemon; False if it was asked to stop before it was ready, and has stopped."""
+    start = asyncio.ensure_future(daemon.start())
+    stop = asyncio.ensure_future(asked_to_stop.wait())
+    await asyncio.wait([start, stop], return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+    if start.done():
+        start.result()
+        return True
+    start.cancel()
+    await asyncio.wait([start])
+    if start.cancelled():
+        return False
+    start.result()
+    return True
+
+
 async def _run(loaded: Loaded, command: str | None) -> int:
     # gRPC's fork handlers are for programs that fork and go on; the daemon only starts commands. Without them it says
     # nothing about threads at each start. Must be set before gRPC is loaded.
@@ -103,8 +125,18 @@ async def _run(loaded: Loaded, command: str | None) -> int:
     from .daemon import Daemon
     from .host.captive import Captive
     from .host.stacks import print_on_signal
+    from .shards.control import listen_to_supervisor
+    from .shards.plan import check_journal
+    from .shards.supervisor import ShardedDaemon
 
-    daemon = Daemon(loaded.settings, distribution_version("tmem"))
+    settings = loaded.settings
+    daemon: Daemon | ShardedDaemon
+    if settings.shards > 1:
+        daemon = ShardedDaemon(settings)
+    else:
+        if not settings.shard:
+            check_journal(settings.journal, 1)
+        daemon = Daemon(settings, distribution_version("tmem"))
     captive = Captive(command) if command is not None else None
     asked_to_stop = asyncio.Event()
     must_stop = asyncio.Event()
@@ -120,8 +152,12 @@ async def _run(loaded: Loaded, command: str | None) -> int:
     # Before the daemon is ready: systemd may ask for a reload as soon as it is told so.
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     print_on_signal(loop)
-    await daemon.start()
+    if not await _start(daemon, asked_to_stop):
+        return 0
     status = 0
+    supervisor = None
+    if isinstance(daemon, Daemon) and settings.shard:
+        supervisor = asyncio.create_task(listen_to_supervisor(daemon.learn_shards, asked_to_stop.set))
     try:
         if captive is not None:
             status = await captive.run(daemon.target, daemon.metrics_address)
@@ -135,5 +171,8 @@ async def _run(loaded: Loaded, command: str | None) -> int:
             drain.cancel()
             await asyncio.wait([drain, cut])
     finally:
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait([supervisor])
         await daemon.stop()
     return status

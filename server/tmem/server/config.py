@@ -26,7 +26,7 @@ __all__ = ["ConfigError", "Loaded", "Settings", "add_flags", "load"]
 
 ENV_PREFIX = "TMEM_"
 # Variables of this prefix that belong to clients, or that name the file itself.
-_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE"}
+_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE", "TMEM_RUN_DIR"}
 
 _SIZES = {"memory_limit", "max_window", "spill_limit"}
 
@@ -57,6 +57,10 @@ class Settings(BaseModel):
     memory_limit: SizeBytes = Field(
         default=4 << 30, ge=1 << 20, description="memory for pages, dead ones and index included: 512MiB, 4GiB, ..."
     )
+    lock_memory: bool = Field(
+        default=False,
+        description="never let this process be swapped out; needed where programs of the same machine swap to it",
+    )
     tokens: Path | None = Field(
         default=None, description="TOML file of tenants and their tokens; without it everybody is the tenant `local`"
     )
@@ -65,6 +69,11 @@ class Settings(BaseModel):
         description="directory on the disk that takes persistent pages when memory is full; scratch, gone with the daemon",
     )
     spill_limit: SizeBytes = Field(default=16 << 30, ge=8 << 20, description="the most bytes of spilled pages")
+    recompress: Literal["idle", "never"] = Field(
+        default="idle",
+        description="idle: compress harder, on a thread of its own, what has been there for a while, when there is nothing else "
+        "to do; about a fifth less memory for the same pages",
+    )
     journal: Path | None = Field(
         default=None,
         description="directory where pools of durability `disk` are kept over restarts; without it there are none",
@@ -78,6 +87,18 @@ class Settings(BaseModel):
         default="",
         description="for tests: makes the disk of spill and journal fail, as in full_after=10MiB,short_write=0.1,"
         "write_error=0.01,read_error=0.01,seconds=0.05",
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that share the work, each with its part of the memory limit, on ports of its own from two "
+        "above --listen; clients spread pages over them by themselves",
+    )
+    shard: str = Field(
+        default="",
+        pattern=r"^(\d+/\d+)?$",
+        description="NUMBER/COUNT: this process is one shard of a server; --shards starts such processes",
     )
     loop: Literal["uvloop", "asyncio"] = Field(default="uvloop", description="event loop")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least severity logged")

@@ -15,7 +15,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from tmem.wire.allocator import keep_freed_messages
+from tmem.wire.allocator import give_back_freed, keep_freed_messages
 from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import server_options
 
@@ -23,13 +23,14 @@ from .addresses import is_loopback
 from .config import ConfigError, Settings
 from .host.disk import disk_of
 from .host.journal import JournalFiles
-from .host.memory import tame_collector
+from .host.memory import lock_memory, tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
+from .host.recompression import recompress_when_idle
 from .host.scratch import ScratchFile
 from .journal import Journal
 from .observe.http import MetricsServer
-from .observe.metrics import JournalFigures, Metrics, Sources
+from .observe.metrics import JournalFigures, Metrics, RecompressionFigures, Sources
 from .rpc.capabilities import CapabilitiesHandlers
 from .rpc.exchange import ExchangeHandlers
 from .rpc.pages import PagesHandlers
@@ -55,6 +56,11 @@ _SERVICES = ("PagesService", "ExtentsService", "PoolsService", "CapabilitiesServ
 _UPKEEP_SECONDS = 1.0
 _STEP_PAUSE_SECONDS = 0.001
 _INSTANCE_ID_BYTES = 16
+# With fewer batches a second the daemon counts as idle: memory that it keeps for the next messages goes back to the system,
+# and what is held is recompressed.
+_BUSY_BATCHES = 20
+# systemd waits so much longer each time that it is told of progress.
+_EXTENSION_SECONDS = 60
 
 
 class Daemon:
@@ -74,7 +80,8 @@ class Daemon:
 
     def __init__(self, settings: Settings, version: str) -> None:
         self._settings = settings
-        self._tenants = Tenants.load(settings.tokens) if settings.tokens else Tenants()
+        self._shard_count = int(settings.shard.partition("/")[2] or 1)
+        self._tenants = Tenants.load(settings.tokens, shards=self._shard_count) if settings.tokens else Tenants()
         self._quotas = self._tenants.quotas()
         self._metrics = Metrics(version)
         self._version = version
@@ -83,6 +90,9 @@ class Daemon:
         self._journal: Journal | None = None
         self._history = History(time.monotonic)
         self._disk = disk_of(settings.disk_faults)
+        self._scratch: ScratchFile | None = None
+        self._recompression: asyncio.Task[None] | None = None
+        self._quiet, self._cleaning = False, True  # until the first look
         self.target = ""
         self.metrics_address: str | None = None
 
@@ -94,10 +104,17 @@ class Daemon:
         Raises:
             AddressInUseError: an address can't be listened on.
             JournalError: the journal can't be used.
+            asyncio.CancelledError: it was to stop while it read the journal; it has stopped.
         """
         keep_freed_messages()
         settings = self._settings
-        check_free(settings.listen)  # before a long journal is read
+        if settings.lock_memory:
+            try:
+                lock_memory()
+            except OSError as error:
+                raise ConfigError(
+                    f"--lock-memory: {error.strerror}; raise LimitMEMLOCK (ulimit -l), or give CAP_IPC_LOCK"
+                ) from error
         loop = asyncio.get_running_loop()
         copies = CopyCounter()
         plain, store = self._build_store(loop, copies)
@@ -123,9 +140,6 @@ class Daemon:
             on_gone=retire,
             records=self._journal,
         )
-        if self._journal is not None:
-            self._journal.recover(plain, store, table, epoch=time.time_ns() // 1000, now=time.monotonic())
-            self._weigh_pools(table)
         sessions = SessionTable(lifecycle, timeout_seconds=settings.session_timeout_seconds)
         self._service = Service(
             settings=settings,
@@ -137,6 +151,8 @@ class Daemon:
             copies=copies,
             instance_id=os.urandom(_INSTANCE_ID_BYTES),
             version=self._version,
+            recovering=self._journal is not None,
+            shards=None if settings.shard else [""],
         )
         self._exchange = ExchangeHandlers(self._service)
         self._metrics.sources = Sources(
@@ -148,16 +164,53 @@ class Daemon:
             sessions=lambda: len(sessions),
             streams=lambda: len(self._exchange.streams),
             load_permille=lambda: self._service.load_permille,
+            recovering=lambda: self._service.recovering,
             journal=JournalFigures if self._journal is None else self._journal.figures,
+            recompression=lambda: RecompressionFigures(plain.recompressor.tried_bytes, plain.recompressor.saved_bytes),
         )
         await self._listen()
+        if self._journal is not None:
+            try:
+                await self._recover(self._journal, plain, store)
+            except BaseException:
+                await self.stop()
+                raise
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         tame_collector()
         self._upkeep = asyncio.create_task(self._keep_up())
+        if settings.recompress == "idle":
+            self._recompression = asyncio.create_task(recompress_when_idle(plain.recompressor, self._is_idle))
         self._warn_of_open_tokens()
         if self._tenants.open and not is_loopback(settings.listen):
             log.warning("daemon.open", listen=self.target, hint="everybody who can reach this address may use it")
         log.info("daemon.ready", target=self.target, metrics=self.metrics_address, store=store.name)
         notify(READY="1", STATUS=f"serving on {self.target}")
+
+    async def _recover(self, journal: Journal, plain: LogStore, store: Store) -> None:
+        """Reads the journal, while clients are told to come back."""
+        loop = asyncio.get_running_loop()
+        table = self._service.lifecycle.table
+        log.debug("daemon.recovering", target=self.target)
+        notify(STATUS=f"reading the journal; listening on {self.target}")
+        told = time.monotonic()
+        for work in journal.recover(plain, store, table, epoch=time.time_ns() // 1000, now=time.monotonic()):
+            if time.monotonic() - told > _UPKEEP_SECONDS:
+                told = time.monotonic()
+                percent = round(100 * journal.read_share)
+                notify(
+                    STATUS=f"reading the journal: {percent} %", EXTEND_TIMEOUT_USEC=str(_EXTENSION_SECONDS * 1_000_000)
+                )
+            if work is None:
+                await asyncio.sleep(0)
+            else:
+                waiting = loop.run_in_executor(None, work)
+                try:
+                    await asyncio.shield(waiting)
+                except asyncio.CancelledError:
+                    await asyncio.wait([waiting])  # the files are its until it has ended
+                    raise
+        self._weigh_pools(table)
+        self._service.recovering = False
 
     def _warn_of_open_tokens(self) -> None:
         path = self._settings.tokens
@@ -166,22 +219,25 @@ class Daemon:
                 "daemon.tokens_readable", file=str(path), hint="everybody on this machine can read it: chmod o= it"
             )
 
-    def _make_scratch(self, slot_bytes: int) -> ScratchFile | None:
+    def _make_scratch(self, slot_bytes: int, loop: asyncio.AbstractEventLoop) -> ScratchFile | None:
         directory = self._settings.spill
         if directory is None:
             return None
         try:
-            return ScratchFile(directory, slot_bytes, self._settings.spill_limit, self._disk)
+            self._scratch = ScratchFile(
+                directory, slot_bytes, self._settings.spill_limit, self._disk, loop.call_soon_threadsafe
+            )
         except OSError as error:
             raise ConfigError(f"--spill {directory}: {error.strerror}") from error
+        return self._scratch
 
-    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[Store, Store]:
+    def _build_store(self, loop: asyncio.AbstractEventLoop, copies: CopyCounter) -> tuple[LogStore, Store]:
         """What holds the pages, and the same within its layers."""
         limit = self._settings.memory_limit
         plain = LogStore(
             limit,
             copies,
-            scratch=self._make_scratch(segment_size(limit)),
+            scratch=self._make_scratch(segment_size(limit), loop),
             on_evicted=lambda key, extent: self._history.note(key, extent, Fate.EVICTED),
         )
         store: Store = plain
@@ -191,7 +247,7 @@ class Daemon:
                     self._settings.journal,
                     synced=self._settings.journal_sync == "always",
                     post=loop.call_soon_threadsafe,
-                    write=self._disk.writev,
+                    disk=self._disk,
                 )
             )
             store = self._journal.layer(store)
@@ -224,9 +280,9 @@ class Daemon:
             self.target = settings.listen
         else:
             self.target = f"{settings.listen.rpartition(':')[0]}:{port}"
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await server.start()
         self._server = server
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def _listen_for_scrapers(self) -> None:
         address = self._settings.metrics_listen
@@ -258,25 +314,45 @@ class Daemon:
         )
         service = self._service
         wall, busy = time.monotonic(), time.thread_time()
+        kept = False  # what was freed since memory was last given back
+        batches = 0
         while True:
             await asyncio.sleep(interval)
             now, used = time.monotonic(), time.thread_time()
             service.load_permille = min(1000, int(1000 * (used - busy) / max(now - wall, 1e-6)))
             wall, busy = now, used
             try:
+                self._quiet = service.engine.batches - batches < _BUSY_BATCHES * interval
+                batches = service.engine.batches
+                if not self._quiet:
+                    kept = True
+                elif kept:
+                    kept = False
+                    await asyncio.get_running_loop().run_in_executor(None, give_back_freed)
                 self._exchange.watch()
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
-                while service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
+                self._cleaning = True
+                while service.lifecycle.step() or service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
                     # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
                     await asyncio.sleep(_STEP_PAUSE_SECONDS)
+                self._cleaning = False
             except Exception:
                 log.exception("daemon.upkeep_failed")
+
+    def _is_idle(self) -> bool:
+        """Whether there is time for what nobody waits for."""
+        return self._quiet and not self._cleaning
 
     def _weigh_pools(self, table: PoolTable) -> None:
         for pool in table:
             tenant = self._tenants.by_name.get(pool.policy.tenant)
             pool.policy.tenant_weight = tenant.weight if tenant else 0
+
+    def learn_shards(self, targets: list[str]) -> None:
+        """Notes where the shards of this server are, of which it is one."""
+        own = int(self._settings.shard.partition("/")[0])
+        self._service.shards = [target if number != own else "" for number, target in enumerate(targets)]
 
     def reload(self) -> None:
         """Reads the token file again; a bad one is reported and changes nothing."""
@@ -288,7 +364,7 @@ class Daemon:
             log.info("daemon.reload", hint="there is no token file to read again")
             return
         try:
-            tenants = Tenants.load(Path(path))
+            tenants = Tenants.load(Path(path), shards=self._shard_count)
         except ValueError as error:
             log.error("daemon.reload_failed", error=str(error))
             return
@@ -317,18 +393,23 @@ class Daemon:
 
     async def stop(self) -> None:
         """Stops serving; open streams are cut."""
-        if self._upkeep is not None:
-            self._upkeep.cancel()
-            await asyncio.wait([self._upkeep])
+        tasks = [task for task in (self._recompression, self._upkeep) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         await self._server.stop(0.2)
         if self._metrics_server is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._close_metrics)
         if self._journal is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._journal.close)
         self._service.engine.store.close()
+        if self._scratch is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._scratch.close)
         if self.target.startswith("unix:"):
             Path(self.target.removeprefix("unix:")).unlink(missing_ok=True)  # noqa: ASYNC240  nothing is served any more
-        log.info("daemon.stopped")
+        if self._upkeep is not None:
+            log.info("daemon.stopped")
 
 
 def _add_reflection(server: grpc.aio.Server) -> None:

@@ -5,23 +5,30 @@ Owns: `Journal`: what happens between the settings and the first answer when the
 
 import mmap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import structlog
 
-from .host.journal import JournalFiles, StoredFile
+from .host.journal import JournalFiles
+from .host.journal_directory import StoredFile
 from .observe.metrics import JournalFigures
 from .store.interface import Store
 from .store.journal.entries import JournalError, Kind, Torn, encode_entry, read_entries
 from .store.journal.layer import JournalLayer
 from .store.journal.recovery import Recovery, describe_durable, describe_pool, drop_payload
+from .store.log import LogStore
 from .store.pools import Pool, PoolTable
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "Work"]
 
 log = structlog.get_logger(__name__)
 
+Work = Callable[[], None] | None
+"""A piece of recovery: done already, or a function that waits for the disk."""
+
 _PROGRESS_SECONDS = 1.0
+# What a client waits at most to hear that the daemon is recovering.
+_SLICE_SECONDS = 0.01
 
 
 class Journal:
@@ -32,10 +39,12 @@ class Journal:
 
     Attributes:
         files: as given.
+        read_share: how much of what the last run left has been read, 0 .. 1.
     """
 
     def __init__(self, files: JournalFiles) -> None:
         self.files = files
+        self.read_share = 0.0
         self._table: PoolTable | None = None
 
     def layer(self, below: Store) -> JournalLayer:
@@ -44,8 +53,8 @@ class Journal:
             below, self.files, lambda: iter(()) if self._table is None else describe_durable(self._table)
         )
 
-    def recover(self, below: Store, layers: Store, table: PoolTable, *, epoch: int, now: float) -> None:
-        """Does again what the last run's files say, and begins a new one.
+    def recover(self, below: LogStore, layers: Store, table: PoolTable, *, epoch: int, now: float) -> Iterator[Work]:
+        """Does again what the last run's files say, and begins a new one; piece by piece, as it is iterated.
 
         Args:
             below: what holds the pages.
@@ -54,17 +63,37 @@ class Journal:
             epoch: the least that a new epoch may be.
             now: in the table's seconds.
 
+        Yields:
+            None after a short piece; a function that waits for the disk, to be called before going on, on any thread.
+
         Raises:
             JournalError: a file can't be read, or says what can't be.
         """
         self._table = table
-        files = self.files.found()
+        files = self.files.directory.found()
         recovery = Recovery(below, layers, table)
         begun = time.monotonic()
-        settled = self._replay(files, recovery)
+        with below.loading():
+            settled = yield from self._replay(files, recovery)
         # Files from before the last start were read by it: whatever became of them then, the pools say.
-        survived = not files or self.files.survived(files[settled:], ended=recovery.ended)
+        survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
         recovery.finish(survived=survived, epoch=epoch, now=now)
+        yield lambda: self._begin(table, survived=survived)
+        self.read_share = 1.0
+        if files:
+            log.info(
+                "journal.recovered",
+                directory=str(self.files.directory.path),
+                files=len(files),
+                entries=recovery.done.entries,
+                payload_bytes=recovery.done.payload_bytes,
+                pools=len(table),
+                pages=layers.counts().pages,
+                seconds=round(time.monotonic() - begun, 3),
+            )
+
+    def _begin(self, table: PoolTable, *, survived: bool) -> None:
+        """Begins the files of this run."""
         self.files.start()
         try:
             if not survived:
@@ -76,27 +105,18 @@ class Journal:
                     self.keep(pool)
             self.files.append_now(encode_entry(Kind.START, b""))
         except OSError as error:
-            raise JournalError(f"{self.files.directory}: {error.strerror}") from error
-        if files:
-            log.info(
-                "journal.recovered",
-                directory=str(self.files.directory),
-                files=len(files),
-                entries=recovery.done.entries,
-                payload_bytes=recovery.done.payload_bytes,
-                pools=len(table),
-                pages=layers.counts().pages,
-                seconds=round(time.monotonic() - begun, 3),
-            )
+            raise JournalError(f"{self.files.directory.path}: {error.strerror}") from error
 
-    def _replay(self, files: Sequence[StoredFile], recovery: Recovery) -> int:
+    def _replay(self, files: Sequence[StoredFile], recovery: Recovery) -> Generator[Work, None, int]:
         """Does again what files say; answers which of them is the first one of the last run."""
-        said = time.monotonic()
-        total = self.files.size
+        said = paused = time.monotonic()
+        total = max(self.files.size, 1)
         settled = 0
         for number, file in enumerate(files):
+            views: list[mmap.mmap] = []
+            yield lambda file=file, views=views: views.append(self._view(file))  # type: ignore[misc]
             # Not closed by name: an entry of it may be part of the error that it causes.
-            with memoryview(self._view(file)) as data:
+            with memoryview(views.pop()) as data:
                 for entry in read_entries(data, str(file.path), last=file is files[-1]):
                     if isinstance(entry, Torn):
                         self._cut(file, entry)
@@ -106,22 +126,27 @@ class Journal:
                         settled = number
                     recovery.replay(kind, payload, str(file.path))
                     payload.release()
-                    if time.monotonic() - said > _PROGRESS_SECONDS:
-                        said = time.monotonic()
+                    now = time.monotonic()
+                    if now - said > _PROGRESS_SECONDS:
+                        said = now
                         percent = round(100 * recovery.done.payload_bytes / total)
                         log.info("journal.reading", percent=percent, pages=recovery.done.pages)
+                    if now - paused > _SLICE_SECONDS:
+                        self.read_share = recovery.done.payload_bytes / total
+                        yield None
+                        paused = time.monotonic()
         return settled
 
     def _view(self, file: StoredFile) -> mmap.mmap:
         try:
-            return self.files.view(file)
+            return self.files.directory.view(file)
         except OSError as error:
             raise JournalError(f"{file.path}: {error.strerror}") from error
 
     def _cut(self, file: StoredFile, torn: Torn) -> None:
         log.warning("journal.torn", file=str(file.path), cut_at=torn.offset, bytes=torn.lost)
         try:
-            self.files.cut(file, torn.offset)
+            self.files.directory.cut(file, torn.offset)
         except OSError as error:
             raise JournalError(f"{file.path}: its torn end can't be cut off: {error.strerror}") from error
 

@@ -73,8 +73,8 @@ class Tenants:
                     )
 
     @classmethod
-    def load(cls, path: Path) -> "Tenants":
-        """Reads a token file.
+    def load(cls, path: Path, *, shards: int = 1) -> "Tenants":
+        """Reads a token file; of so many shards each holds its part of a tenant's quota.
 
         Raises:
             TokenFileError: it can't be read, is not TOML, names no tenant, or says something impossible.
@@ -97,7 +97,7 @@ class Tenants:
                 )
         try:
             tenants = [Tenant.model_validate({**table, "name": name}) for name, table in tables.items()]
-            return cls(tenants)
+            return cls([tenant.model_copy(update={"quota": tenant.quota // shards}) for tenant in tenants])
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -4,20 +4,15 @@ Owns: the daemon's resident memory, less that of an empty one, over live payload
 `mixture`): the worst value at any sample, and the value once the cleaner has come to rest.
 """
 
-from collections.abc import Callable
-
 import tmem.client
 
 from .figures import at_most
 from .mixture import Mixture
-from .rig import MIB, Rig, resident_bytes, until
+from .rig import MIB, Rig, resident_bytes, settle
 
 __all__ = ["measure"]
 
 _SAMPLES_PER_TURN = 40
-_SETTLE_SECONDS = 60.0
-# The daemon looks for work once a second.
-_REST_SAMPLES = 8
 
 
 def measure(rig: Rig) -> None:
@@ -44,10 +39,12 @@ def measure(rig: Rig) -> None:
             mixture.work(size // _SAMPLES_PER_TURN)
             samples.append(sample())
         rig.say("residency: settling")
-        settled = _settle(sample)
+        settle(mixture.accounts)
+        settled = sample()
         mixture.extents.destroy()
         mixture.pages.destroy()
-        left = _settle(lambda: {"dead": resident_bytes(daemon.pid)})["dead"] - empty
+        settle(lambda: resident_bytes(daemon.pid))
+        left = resident_bytes(daemon.pid) - empty
     worst = max(samples, key=lambda found: found["ratio"])
     add = rig.report.add
     add(
@@ -71,16 +68,3 @@ def measure(rig: Rig) -> None:
         "residency_empty_bytes": empty,
         "residency_mix": "half 2 MiB blocks and runs of 1..64 pages in 64 KiB chunks, half lone pages; 1 in 7 a flush",
     }
-
-
-def _settle(sample: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Samples until nothing moves any more; answers the last."""
-    last: list[dict[str, float]] = []
-
-    def at_rest() -> bool:
-        last.append(sample())
-        recent = last[-_REST_SAMPLES:]
-        return len(recent) == _REST_SAMPLES and len({found["dead"] for found in recent}) == 1
-
-    until(at_rest, _SETTLE_SECONDS, "the cleaner comes to rest", every=0.25)
-    return last[-1]

@@ -32,11 +32,13 @@ __all__ = [
     "no_process_left",
     "own_resident_bytes",
     "resident_bytes",
+    "settle",
     "until",
 ]
 
 MIB = 1 << 20
 _END_SECONDS = 20.0
+_REST_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,21 @@ def until(done: Callable[[], bool], seconds: float, what: str, every: float = 0.
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:g} s")
         time.sleep(every)
+
+
+def settle(sample: Callable[[], object], seconds: float = 300.0) -> None:
+    """Waits until a daemon has nothing more to do by itself: what `sample` answers has been the same for a while.
+
+    The daemon looks for work once a second, and begins when nobody else has any for it.
+    """
+    samples: list[object] = []
+
+    def at_rest() -> bool:
+        samples.append(sample())
+        recent = samples[-_REST_SAMPLES:]
+        return len(recent) == _REST_SAMPLES and all(found == recent[0] for found in recent)
+
+    until(at_rest, seconds, "the daemon comes to rest", every=0.5)
 
 
 class Program:

@@ -2,10 +2,13 @@
 
 Owns: resident memory per stored page, less the empty server's, of each server holding the same real pages, LZ4-compressed by the same
 code: memcached with its own slab settings, Redis without persistence, tmem with 4 KiB chunks (the very same bytes), and tmem with extents in 64 KiB
-chunks. Same-filled pages are left out: tmem takes next to nothing for them, and a client of the others could do likewise.
+chunks: when just put, and at rest, when it has recompressed them, which the others do not do. Same-filled pages are left out: tmem takes next to nothing for them, and a client of the others could do likewise.
 """
 
+import time
+
 import tmem.client
+from tmem.client import Pool
 from tmem.wire.codec import Codec, EncodedChunks
 from tmem.wire.copies import CopyCounter
 from tmem.wire.limits import BLOCK_BYTES, PAGE_BYTES
@@ -13,7 +16,7 @@ from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
 from .figures import at_most
-from .rig import MIB, Rig, resident_bytes
+from .rig import MIB, Rig, resident_bytes, settle
 from .sockets import Memcached, Redis, Rival
 
 __all__ = ["measure"]
@@ -39,14 +42,16 @@ def measure(rig: Rig) -> None:
         found[name] = _hold(rig, rival, encoded) / count
         add(f"rivals_{name}_page_bytes", f"{name}: resident bytes per page", found[name])
     ours = {}
-    stored = {}
     for name, title, chunk_pages in (("4k", "pages in 4 KiB chunks", 1), ("extent", "extents in 64 KiB chunks", 16)):
         rig.say(f"rivals: tmem, {title}")
-        grown, stored[name] = (size / count for size in _hold_here(rig, plain, chunk_pages))
-        ours[name] = grown
-        add(f"rivals_tmem_{name}_page_bytes", f"tmem, {title}: resident bytes per page", ours[name])
+        held = _hold_here(rig, plain, chunk_pages)
+        ours[name] = held["settled"] / count
+        add(f"rivals_tmem_{name}_page_bytes", f"tmem, {title}: resident bytes per page, at rest", ours[name])
+        add(f"rivals_tmem_{name}_put_page_bytes", "  when just put", held["put"] / count)
+        add(f"rivals_tmem_{name}_payload_page_bytes", "  of these payload, when just put", held["put_payload"] / count)
+        add(f"rivals_tmem_{name}_settled_payload_page_bytes", "  and at rest", held["settled_payload"] / count)
+        add(f"rivals_tmem_{name}_settle_s", "  seconds from one to the other", held["seconds"])
     add("rivals_lz4_page_bytes", "  LZ4's own bytes per page, 4 KiB at a time", payload)
-    add("rivals_lz4_extent_page_bytes", "  LZ4's own bytes per page, 64 KiB at a time", stored["extent"])
     rig.report.about["rivals_pages"] = count
     if found:
         best = min(found, key=lambda name: found[name])
@@ -79,14 +84,36 @@ def _hold(rig: Rig, kind: type[Rival], encoded: list[BytesLike]) -> int:
         return resident_bytes(rival.pid) - empty
 
 
-def _hold_here(rig: Rig, plain: memoryview, chunk_pages: int) -> tuple[int, int]:
-    """Bytes that a daemon grows by, and of these payload."""
+def _hold_here(rig: Rig, plain: memoryview, chunk_pages: int) -> dict[str, float]:
+    """Bytes that a daemon grows by, and its payload: when everything was just put, and once it has come to rest."""
     with rig.daemon("--memory-limit", "8GiB") as daemon, tmem.client.connect(daemon.target) as client:
         empty = resident_bytes(daemon.pid)
         pool = client.create_pool("pages", chunk_pages=chunk_pages)
         with pool.batch() as batch:
             for at in range(0, len(plain), BLOCK_BYTES):
                 batch.put(_OBJECT, at // PAGE_BYTES, plain[at : at + BLOCK_BYTES])
-        stat = pool.stat()
-        assert stat.pages == len(plain) // PAGE_BYTES
-        return resident_bytes(daemon.pid) - empty, stat.payload_bytes
+        held: dict[str, float] = {}
+
+        def note(moment: str) -> None:
+            stat = pool.stat()
+            assert stat.pages == len(plain) // PAGE_BYTES
+            held[moment] = resident_bytes(daemon.pid) - empty
+            held[f"{moment}_payload"] = stat.payload_bytes
+
+        note("put")
+        begun = time.monotonic()
+        settle(lambda: pool.stat().payload_bytes)
+        held["seconds"] = time.monotonic() - begun
+        note("settled")
+        _check(pool, plain)
+        return held
+
+
+def _check(pool: Pool, plain: memoryview) -> None:
+    """Every page is still what it was."""
+    into = bytearray(BLOCK_BYTES)
+    for at in range(0, len(plain), BLOCK_BYTES):
+        size = min(BLOCK_BYTES, len(plain) - at)
+        pool.get_into(_OBJECT, at // PAGE_BYTES, memoryview(into)[:size]).raise_for_pages()
+        if into[:size] != plain[at : at + size]:
+            raise ChildProcessError(f"bytes differ in block {at // BLOCK_BYTES}")

@@ -46,6 +46,7 @@ __all__ = [
     "export_pool",
     "get_capabilities",
     "list_pages",
+    "shard_targets",
     "status_error",
     "take_listing",
     "translate",
@@ -302,6 +303,7 @@ def create_pool(
     take: bool | None,
     encrypted: bool,
     uuid: bytes,
+    token: bytes = b"",
 ) -> Call[pools_pb2.CreatePoolResponse]:
     """The call that makes a pool.
 
@@ -327,7 +329,7 @@ def create_pool(
             chunk_pages=chunk_pages,
             abi_version=PROTOCOL_VERSION,
             # Chosen here, so that a repeated request is recognised for what it is.
-            token=os.urandom(_TOKEN_BYTES),
+            token=token or os.urandom(_TOKEN_BYTES),
             uuid=uuid,
         ),
         pools_pb2.CreatePoolResponse,
@@ -377,6 +379,21 @@ def get_capabilities() -> Call[capabilities_pb2.GetCapabilitiesResponse]:
         capabilities_pb2.GetCapabilitiesRequest(),
         capabilities_pb2.GetCapabilitiesResponse,
     )
+
+
+def shard_targets(capabilities: capabilities_pb2.GetCapabilitiesResponse, target: str) -> list[str]:
+    """Where the shards of a server are, that of the answer at `target`.
+
+    Raises:
+        ProtocolError: the answer contradicts itself.
+    """
+    shards = list(capabilities.shards)
+    if not shards:
+        return [target]
+    if [shard.shard_id for shard in shards] != list(range(len(shards))) or sum(not s.target for s in shards) != 1:
+        raise ProtocolError(f"{target} does not say where its {len(shards)} shards are")
+    host = target.rpartition(":")[0]
+    return [f"{host}{s.target}" if s.target.startswith(":") else s.target or target for s in shards]
 
 
 # ---- Which pages a pool holds ----

@@ -113,9 +113,25 @@ class PoolFace:
         return self._core.epoch
 
     @property
+    def epochs(self) -> tuple[int, ...]:
+        """The same, for each shard of the server."""
+        return (self.epoch,)
+
+    @property
     def incomplete(self) -> bool:
         """Whether the server lost it once: pages stored before that are lost."""
         return self._core.incomplete
+
+    def holds_none(self, obj: int, index: int, count: int = 1) -> bool:
+        """Whether nothing is stored there for certain, so that a get or flush would ask nobody (private pools).
+
+        Args:
+            obj: the object.
+            index: the first page.
+            count: how many, in one block.
+        """
+        check_extent(obj, index, count)
+        return self._core.known_absent(Extent(obj, index, count))
 
     @property
     def pages_stored(self) -> int:
@@ -135,12 +151,16 @@ class PoolFace:
         operation = GetOperation(self._core)
         return operation, operation.add(extent, view, take=self._core.takes(take))
 
-    def _flush_operation(self, obj: int, index: int, count: int) -> FlushOperation:
-        operation = FlushOperation(self._core)
+    def _flush_operations(self, obj: int, index: int, count: int) -> list[FlushOperation]:
+        """As many as it takes; none if nothing is stored there."""
+        operations: list[FlushOperation] = []
         for extent in flush_extents(obj, index, count):
-            if not self._core.known_absent(extent):
-                operation.add(extent)
-        return operation
+            if self._core.known_absent(extent):
+                continue
+            if not operations or not operations[-1].has_room(extent.pages):
+                operations.append(FlushOperation(self._core))
+            operations[-1].add(extent)
+        return operations
 
     def _flush_object_operation(self, obj: int) -> FlushObjectOperation | None:
         check_object(obj)

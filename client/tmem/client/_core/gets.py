@@ -6,6 +6,7 @@ valid one: the presence map's CRC says what the page was when it was last STORED
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
 from tmem.wire.checksum import page_checksums
@@ -18,12 +19,13 @@ from tmem.wire.results import Code
 
 from .operations import EXTENT_BYTES, HEADER_BYTES, Operation, mismatch
 from .pool import PoolCore
+from .presence import Block
 from .results import GetResult
 
 __all__ = ["GetOperation"]
 
+_HIT_CODE = Code.HIT
 _HIT = int(Code.HIT)
-_NO_CHECKSUM = -1
 
 
 class _Part:
@@ -95,6 +97,9 @@ class GetOperation(Operation):
         block = presence.block(extent)
         every = (1 << extent.pages) - 1
         wanted = 0 if block is None else (block.stored | block.uncertain) >> extent.first & every
+        if block is not None and wanted == every:
+            self._ask_known(_Part(extent, result, 0, destination), block)
+            return result
         for first, end, present in _runs_of_bits(wanted, extent.pages):
             if not present:
                 for page in range(first, end):
@@ -103,22 +108,27 @@ class GetOperation(Operation):
                 continue
             assert block is not None
             run = Extent(extent.object, extent.index + first, end - first)
-            part = _Part(run, result, first, destination[first * PAGE_BYTES : end * PAGE_BYTES])
-            bits = (1 << run.pages) - 1
-            part.stored = (block.stored & ~block.uncertain) >> run.first & bits
-            part.with_crc = part.stored & block.with_crc >> run.first
-            part.crcs = block.checksums(run.first, run.pages)
-            self._ask(part)
+            self._ask_known(_Part(run, result, first, destination[first * PAGE_BYTES : end * PAGE_BYTES]), block)
         return result
 
+    def _ask_known(self, part: _Part, block: Block) -> None:
+        """Asks for pages of which something is known."""
+        _, index, pages = part.extent
+        first = index % BLOCK_PAGES
+        part.stored = (block.stored & ~block.uncertain) >> first & (1 << pages) - 1
+        part.with_crc = part.stored & block.with_crc >> first
+        part.crcs = block.checksums(first, pages)
+        self._ask(part)
+
     def _ask(self, part: _Part) -> None:
-        extent = part.extent
+        _, index, pages = part.extent
         self._parts.append(part)
-        self.pages += extent.pages
+        self.pages += pages
         # Room for the whole chunks around what is asked for; the server expands what does not fit.
         chunk_pages = self.pool.chunk_pages
-        first = extent.first - extent.first % chunk_pages
-        end = min(-(-(extent.first + extent.pages) // chunk_pages) * chunk_pages, BLOCK_PAGES)
+        index %= BLOCK_PAGES
+        first = index - index % chunk_pages
+        end = min(-(-(index + pages) // chunk_pages) * chunk_pages, BLOCK_PAGES)
         self._answer_bytes = min(self._answer_bytes + (end - first) * PAGE_BYTES, MAX_ANSWER_BYTES)
 
     def estimate(self) -> int:
@@ -141,29 +151,45 @@ class GetOperation(Operation):
             raise mismatch(answer, self)
         pages = answer.pages
         codes = pages.codes
-        hits = sum(run.pages for run in pages.runs)
+        runs = pages.runs
+        hits = runs[0].pages if len(runs) == 1 else sum(run.pages for run in runs)
         if (self.pages if codes is None else len(codes)) != self.pages or (codes is None and hits != self.pages):
             raise ProtocolError(f"batch {self.batch_id} asked for {self.pages} pages; the answer speaks of others")
         if codes is None:
-            self._take_all(answer.pages, codec)
+            if len(runs) > 1 or not self._take_lone(pages, codec):
+                self._take_all(pages, codec)
         else:
-            self._take_some(answer.pages, codes, codec)
+            self._take_some(pages, codes, codec)
         for result in self._results:
             result.done = True
 
+    def _take_lone(self, pages: Pages, codec: Codec) -> bool:
+        """One run is all that was asked for, and is good: the way of a lone page. False leaves the rest to find out what it is."""
+        part = self._parts[0]
+        position, _, number, offset, generation, sequence = pages.runs[0]
+        if position or len(self._parts) > 1 or self._old_pages(part, 0, pages.crcs):
+            return False
+        encoding, chunk_pages, data = pages.chunks[number]
+        if not codec.expand(encoding, data, chunk_pages, offset, part.destination) or page_checksums(
+            part.destination
+        ) != list(pages.crcs):
+            return False
+        result, at, count = part.result, part.offset, part.extent.pages
+        result.pages[at : at + count] = [_HIT_CODE] * count
+        result.versions[at : at + count] = [Version(generation, sequence)] * count
+        return True
+
     def _take_all(self, pages: Pages, codec: Codec) -> None:
-        """Every page is a hit: expand run by run into place, then verify each part at once."""
+        """Every page is a hit: all chunks are expanded into place, and then the checksums are looked at."""
         begin = number = 0
+        chunks = []
         for part in self._parts:
             count = part.extent.pages
             end = begin + count
-            crcs = pages.crcs[begin:end]
-            if self._old_pages(part, 0, crcs):
-                self._take_some(pages, [_HIT] * self.pages, codec)  # rare: page by page, and over again from the start
+            if self._old_pages(part, 0, pages.crcs[begin:end]):
+                self._take_some(pages, [_HIT] * self.pages, codec)  # rare: page by page
                 return
             result, at = part.result, part.offset
-            result.pages[at : at + count] = [Code.HIT] * count
-            found: list[int] = []
             while number < len(pages.runs) and pages.runs[number].position < end:
                 position, run_pages, chunk_number, offset, generation, sequence = pages.runs[number]
                 first = position - begin
@@ -171,19 +197,23 @@ class GetOperation(Operation):
                     raise ProtocolError(f"batch {self.batch_id}: a run of the answer crosses extents")
                 encoding, chunk_pages, data = pages.chunks[chunk_number]
                 destination = part.destination[first * PAGE_BYTES : (first + run_pages) * PAGE_BYTES]
-                if codec.expand(encoding, data, chunk_pages, offset, destination):
-                    found += page_checksums(destination)  # now, while the pages are in the cache
-                else:
-                    found += [_NO_CHECKSUM] * run_pages
+                chunks.append((encoding, data, chunk_pages, offset, destination))
                 version = Version(generation, sequence)
                 result.versions[at + first : at + first + run_pages] = [version] * run_pages
                 number += 1
-            expected = list(crcs)
-            for page in [page for page in range(count) if found[page] != expected[page]] if found != expected else ():
+            begin = end
+        found = list(chain.from_iterable(codec.decode_all(chunks)))
+        begin = 0
+        for part in self._parts:
+            count = part.extent.pages
+            expected, got = list(pages.crcs[begin : begin + count]), found[begin : begin + count]
+            result, at = part.result, part.offset
+            result.pages[at : at + count] = [Code.HIT] * count
+            for page in [page for page in range(count) if got[page] != expected[page]] if got != expected else ():
                 part.destination[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
                 result.pages[at + page] = Code.CORRUPT
                 result.versions[at + page] = None
-            begin = end
+            begin += count
 
     def _take_some(self, pages: Pages, codes: list[int], codec: Codec) -> None:
         """Some pages are no hits, or are old."""

@@ -54,21 +54,22 @@ class Operation:
     """
 
     writes = False
+    # What each begins with: of the class, so that making one does not set a dozen attributes.
+    batch_id = 0
+    sequence = 0
+    floor = 0
+    message: bytes | None = None
+    cost = 0
+    sent = False
+    sent_once = False
+    given_up = False
+    decoding = False
+    done = False
+    error: TmemError | None = None
+    latch: Any = None
 
     def __init__(self, pool: PoolCore | None) -> None:
         self.pool = pool
-        self.batch_id = 0
-        self.sequence = 0
-        self.floor = 0
-        self.message: bytes | None = None
-        self.cost = 0
-        self.sent = False
-        self.sent_once = False
-        self.given_up = False
-        self.decoding = False
-        self.done = False
-        self.error: TmemError | None = None
-        self.latch: Any = None
 
     @property
     def results(self) -> Sequence[Result]:

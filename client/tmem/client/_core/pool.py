@@ -28,6 +28,7 @@ class PoolCore:
         attached: whether the open stream's session works on it.
         error: why nothing can be done with the pool any more.
         incomplete: the server lost it once, and it was made again.
+        persistent: an absent page that was stored is LOST rather than a miss.
     """
 
     def __init__(
@@ -42,6 +43,14 @@ class PoolCore:
         self.name = description.name
         self.kind = PoolKind(description.kind)
         self.flags = PoolFlag(description.flags)
+        # What a get does when nobody says: reading enumerations of flags is dear.
+        if self.flags & PoolFlag.TAKE:
+            self._takes = True
+        elif self.flags & PoolFlag.KEEP:
+            self._takes = False
+        else:
+            self._takes = self.kind == PoolKind.EPHEMERAL
+        self.persistent = self.kind == PoolKind.PERSISTENT
         self.uuid = description.uuid
         self.epoch = description.epoch
         self.chunk_pages = description.chunk_pages
@@ -54,20 +63,9 @@ class PoolCore:
         self.attached = False
         self.error: TmemError | None = None
 
-    @property
-    def persistent(self) -> bool:
-        """Whether an absent page that was stored is LOST rather than a miss."""
-        return self.kind == PoolKind.PERSISTENT
-
     def takes(self, take: bool | None) -> bool:
         """Whether a get takes: what the caller says, else the pool's flags, else the kind's default."""
-        if take is not None:
-            return take
-        if self.flags & PoolFlag.TAKE:
-            return True
-        if self.flags & PoolFlag.KEEP:
-            return False
-        return self.kind == PoolKind.EPHEMERAL
+        return self._takes if take is None else take
 
     def known_absent(self, extent: Extent) -> bool:
         """Whether nothing is stored there for certain, so that nobody need be asked."""

@@ -11,6 +11,7 @@ from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.client.sync.client import Client as BlockingClient
 from tmem.client.sync.pool import Pool as BlockingPool
+from tmem.wire.errors import InvalidOption
 
 from .pool import Pool
 from .stream import Stream
@@ -36,10 +37,17 @@ def connect(target: str, **options: Any) -> "Client":
     client = Client(target, settings, counters, Stream(target, settings, counters))
     try:
         client._greet()  # noqa: SLF001
+        _check_alone(client)
     except BaseException:
         client.close()
         raise
     return client
+
+
+def _check_alone(client: "Client") -> None:
+    count = len(client.capabilities.shards)
+    if count > 1:
+        raise InvalidOption(f"{client.target} has {count} shards; a link is for a server of one")
 
 
 def _ours(
@@ -76,17 +84,17 @@ class Client(BlockingClient):
 
     def fileno(self) -> int:
         """The socket's descriptor, to wait on; -1 while there is no connection. Another one after each reconnect."""
-        return self._link.fileno()
+        return self._link.transport.fileno()
 
     @property
     def generation(self) -> int:
         """How many connections there were: when it has changed, so has the descriptor."""
-        return self._link.generation
+        return self._link.transport.generation
 
     @property
     def wants_write(self) -> bool:
         """Whether to wait for the descriptor to become writable too."""
-        return self._link.wants_write
+        return self._link.transport.wants_write
 
     def next_timer(self) -> float | None:
         """When `pump` must be called at the latest, by time.monotonic: heartbeats, deadlines, the next attempt to connect."""

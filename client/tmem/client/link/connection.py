@@ -13,17 +13,13 @@ import os
 import select
 import socket
 import struct
-import time
 from itertools import islice
 from typing import Any, NamedTuple
-
-from tmem.wire.addresses import split_host_port, unix_path
-from tmem.wire.errors import InvalidOption, Unavailable
 
 from .headers import HeaderCodec
 from .http2 import Http2
 
-__all__ = ["Connection", "Endpoint", "resolve"]
+__all__ = ["Connection", "Endpoint"]
 
 # A blocking receive looks up so often, for whoever has a time to keep.
 TICK_SECONDS = 0.05
@@ -39,44 +35,25 @@ class Endpoint(NamedTuple):
     address: Any
 
 
-def resolve(target: str) -> list[Endpoint]:
-    """The endpoints of a target, in the order in which to try them. Waits for the resolver if it must.
-
-    Raises:
-        InvalidOption: it is no address. Unavailable: its name can't be resolved.
-    """
-    path = unix_path(target)
-    if path is not None:
-        return [Endpoint(socket.AF_UNIX, path)]
-    try:
-        host, port = split_host_port(target)
-    except ValueError as error:
-        raise InvalidOption(str(error)) from None
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Unavailable(f"{target} can't be reached: {error.strerror or error}") from error
-    return [Endpoint(family, address) for family, _, _, _, address in found]
-
-
 class Connection:
     """A connection, from the attempt on.
 
     Args:
         endpoint: where to.
+        expires: see below.
 
     Attributes:
         http2: what is said on it. headers: its header compression.
         established: whether the other end has accepted it.
-        began: when it was begun, by time.monotonic.
+        expires: when it should be given up if it is not established by then; whoever keeps the time decides.
         filled: whether the last receive got as much as there was room for, so that more may be there.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, expires: float) -> None:
         self.headers = HeaderCodec()
         self.http2 = Http2(self.headers)
         self.established = False
-        self.began = time.monotonic()
+        self.expires = expires
         self.filled = False
         self._family = endpoint.family
         self._socket = socket.socket(endpoint.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -117,19 +94,19 @@ class Connection:
     @property
     def wants_write(self) -> bool:
         """Whether something happens once the socket can be written to."""
-        return not self.established or bool(self.http2.outgoing)
+        return not self.established or bool(self.http2.outbox.outgoing)
 
     def flush(self) -> None:
         """Writes what is outgoing, as far as the socket takes it."""
-        http2 = self.http2
-        out = http2.outgoing
+        outbox = self.http2.outbox
+        out = outbox.outgoing
         try:
             while out:
                 if len(out) == 1:
                     count = self._socket.send(out[0], _DONT_WAIT)
                 else:
                     count = self._socket.sendmsg(islice(out, _MOST_BUFFERS), [], _DONT_WAIT)
-                http2.sent(count)
+                outbox.sent(count)
         except BlockingIOError:
             return
 
@@ -143,14 +120,16 @@ class Connection:
         flags = 0 if wait else _DONT_WAIT
         try:
             if len(buffers) == 1:
+                room = len(buffers[0])
                 count = self._socket.recv_into(buffers[0], 0, flags)
             else:
+                room = sum(map(len, buffers))
                 count = self._socket.recvmsg_into(buffers, 0, flags)[0]
         except BlockingIOError:
             return False
         if not count:
             raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
-        self.filled = count == sum(map(len, buffers))
+        self.filled = count == room
         self.http2.received(count)
         return True
 

@@ -75,11 +75,19 @@ class Pool(BlockingPool):
         self, obj: int, index: int, count: int, done: FlushDone, timeout: float | None = None
     ) -> list[FlushResult]:
         """As `flush`, without waiting; one result for each block of which anything may be stored."""
-        operation = self._flush_operation(obj, index, count)
-        results = list(operation.results)
-        if results:
-            self._enqueue(operation, timeout, lambda _: done(results))
-        else:
+        operations = self._flush_operations(obj, index, count)
+        results = [result for operation in operations for result in operation.results]
+        left = len(operations)
+
+        def settled(_: Operation) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                done(results)
+
+        for operation in operations:
+            self._enqueue(operation, timeout, settled)
+        if not operations:
             done(results)
         return results
 

@@ -1,7 +1,7 @@
 # Made from ../aio/client.py by client/generate_sync.py; change it there.
 """A client, blocking."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -48,17 +48,27 @@ def open_client(target: str, **options: Any) -> "Client":
         Unavailable: nobody answers there. Unauthenticated: the server wants another token.
         InvalidOption: an option that can't be.
     """
+    from .shards import spread  # a Client of several
     from .stream import Stream  # gRPC is loaded here, so that whoever has another transport need not have it in memory
 
     settings = Options(**options)
     counters = ClientCounters()
-    client = Client(target, settings, counters, Stream(target, settings, counters))
+
+    def greeted(where: str) -> Client:
+        client = Client(where, settings, counters, Stream(where, settings, counters))
+        try:
+            client._greet()  # noqa: SLF001
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    first = greeted(target)
     try:
-        client._greet()  # noqa: SLF001
+        return spread(first, greeted)
     except BaseException:
-        client.close()
+        first.close()
         raise
-    return client
 
 
 class Client:
@@ -125,6 +135,7 @@ class Client:
         take: bool | None = None,
         encrypted: bool = False,
         uuid: bytes = b"",
+        token: bytes = b"",
         presence: Presence | None = None,
     ) -> Pool:
         """Makes a pool.
@@ -141,6 +152,7 @@ class Client:
             take: whether gets take by default; None = as the kind does.
             encrypted: pages are encrypted before they are put, so the server can't expand chunks.
             uuid: 16 bytes by which others join a shared pool; empty = the server makes them.
+            token: the secret that will open it, 16..64 random bytes; empty = made here.
             presence: a SharedPresence that nothing was noted in yet, for the next process to find; None: the client keeps to
                 itself what it stored.
 
@@ -159,6 +171,7 @@ class Client:
             take=take,
             encrypted=encrypted,
             uuid=uuid,
+            token=token,
         )
         made = self.call(call)
         if presence is not None:
@@ -166,19 +179,27 @@ class Client:
         core = PoolCore(made.pool, made.token, made.generation, recreation(made.pool, made.token), presence)
         return self._adopt(core)
 
-    def open_pool(self, name: str, token: bytes, epoch: int | None = None, presence: Presence | None = None) -> Pool:
+    def open_pool(
+        self,
+        name: str,
+        token: bytes,
+        epoch: int | Sequence[int] | None = None,
+        presence: Presence | None = None,
+    ) -> Pool:
         """Takes over a pool of this tenant, after a crash or from another process; the writer before is fenced.
 
         Args:
             name: its name.
             token: the secret that its maker got.
-            epoch: the epoch that was last known. If the pool has another one by now, the server lost it in between, and
-                what is absent may have been stored: it is LOST rather than a miss.
+            epoch: the pool's `epoch` (or `epochs`) that was last known. If it has another one by now, the server lost it in
+                between, and what is absent may have been stored: it is LOST rather than a miss.
             presence: the SharedPresence that the pool's writer before kept; what it says need not be asked of the server.
 
         Raises:
             NoSuchPool: no pool of this name that the token opens. InvalidOption: `presence` is another pool's.
         """
+        if epoch is not None and not isinstance(epoch, int):
+            (epoch,) = epoch
         opened = self.call(
             Call(
                 "PoolsService/OpenPool",

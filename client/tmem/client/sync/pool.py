@@ -9,6 +9,7 @@ from tmem.client._core.calls import Call, PageExplanation, PoolInfo, PoolStat, e
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.face import PoolFace, acknowledgement, buffer_extent
 from tmem.client._core.options import Options
+from tmem.client._core.parallel import codec_for
 from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import GetResult, PutResult
 from tmem.client._core.unary import UnaryGet, UnaryPut
@@ -44,7 +45,7 @@ class Pool(PoolFace):
         counters: ClientCounters,
         caller: Caller,
     ) -> None:
-        super().__init__(core, Codec(counters.copies))
+        super().__init__(core, codec_for(options, counters.copies))
         self._stream = stream
         self._options = options
         self._counters = counters
@@ -108,14 +109,14 @@ class Pool(PoolFace):
 
     def flush(self, obj: int, index: int, count: int = 1, *, timeout: float | None = None) -> int:
         """Removes pages; answers how many were held. Raises as `put` does."""
-        operation = self._flush_operation(obj, index, count)
-        if not operation.results:
-            return 0
-        self._stream.run(operation, timeout or self._options.write_timeout)
-        for result in operation.results:
-            if result.error is not None:
-                raise result.error
-        return sum(result.found for result in operation.results)
+        found = 0
+        for operation in self._flush_operations(obj, index, count):
+            self._stream.run(operation, timeout or self._options.write_timeout)
+            for result in operation.results:
+                if result.error is not None:
+                    raise result.error
+                found += result.found
+        return found
 
     def flush_object(self, obj: int, *, timeout: float | None = None) -> int:
         """Removes every page of an object; answers how many were held. Raises as `put` does."""

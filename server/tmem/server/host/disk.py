@@ -5,10 +5,12 @@ what the daemon and its clients do about it.
 """
 
 import errno
+import mmap
 import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tmem.server.sizes import parse_size
 from tmem.wire.splice import BytesLike
@@ -33,14 +35,19 @@ class Disk:
         """Reads at an offset; fewer bytes at the end of the file."""
         return os.pread(file, size, offset)
 
+    def view(self, path: Path) -> mmap.mmap:
+        """The bytes of a whole file, which are read as they are looked at."""
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
 
 class FaultyDisk(Disk):
     """Fails by chance.
 
     Args:
-        spec: `full_after=10MiB,short_write=0.1,write_error=0.01,read_error=0.01,seconds=0.05,seed=4`, any of them:
-            no room after so many bytes of a file; chances that a write is cut short, a write fails, a read fails; how
-            long every write and read takes besides.
+        spec: `full_after=10MiB,short_write=0.1,write_error=0.01,read_error=0.01,seconds=0.05,read_seconds=1,seed=4`, any
+            of them: no room after so many bytes of a file; chances that a write is cut short, a write fails, a read
+            fails; how long every write and read takes besides, and every read on top of that.
 
     Raises:
         ValueError: the spec says something else; the message says what.
@@ -53,6 +60,7 @@ class FaultyDisk(Disk):
         self._write_error = values.get("write_error", 0.0)
         self._read_error = values.get("read_error", 0.0)
         self._seconds = values.get("seconds", 0.0)
+        self._read_seconds = values.get("read_seconds", 0.0)
         seed = values.get("seed")
         self._chance = random.Random(None if seed is None else int(seed))  # noqa: S311  no secret
 
@@ -68,10 +76,18 @@ class FaultyDisk(Disk):
 
     def pread(self, file: int, size: int, offset: int) -> bytes:
         """As Disk does, or not."""
-        time.sleep(self._seconds)
+        self._before_read()
+        return os.pread(file, size, offset)
+
+    def view(self, path: Path) -> mmap.mmap:
+        """As Disk does, or not."""
+        self._before_read()
+        return super().view(path)
+
+    def _before_read(self) -> None:
+        time.sleep(self._seconds + self._read_seconds)
         if self._chance.random() < self._read_error:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.pread(file, size, offset)
 
     def _before_write(self, file: int, offset: int, size: int) -> int:
         """How much of a write goes; raises OSError for one that fails."""
@@ -108,6 +124,7 @@ _PARAMETERS: dict[str, Callable[[str], float]] = {
     "write_error": _chance,
     "read_error": _chance,
     "seconds": _seconds,
+    "read_seconds": _seconds,
     "seed": int,
 }
 

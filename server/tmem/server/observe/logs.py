@@ -12,8 +12,8 @@ import structlog
 __all__ = ["set_up"]
 
 
-def set_up(level: str, form: Literal["auto", "human", "json"]) -> None:
-    """Configures logging for the whole process."""
+def set_up(level: str, form: Literal["auto", "human", "json"], shard: str = "") -> None:
+    """Configures logging for the whole process; of a shard every line says which."""
     human = form == "human" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -25,6 +25,9 @@ def set_up(level: str, form: Literal["auto", "human", "json"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    if shard:
+        number = int(shard.partition("/")[0])
+        processors.append(lambda _logger, _method, event: {**event, "shard": number})
     if not human:
         processors.append(structlog.processors.format_exc_info)
     structlog.configure(

@@ -25,7 +25,7 @@ from tmem.server.store.pools import Pool
 from tmem.wire.copies import CopyCounter
 from tmem.wire.results import PoolKind, Reason
 
-__all__ = ["JournalFigures", "Metrics", "Sources"]
+__all__ = ["JournalFigures", "Metrics", "RecompressionFigures", "Sources"]
 
 # From the fastest store operation to the slowest answer that is still one; the client library's defaults begin at 5 ms.
 _SECONDS_BUCKETS = (
@@ -51,6 +51,17 @@ class JournalFigures(NamedTuple):
     failed: int = 0
 
 
+class RecompressionFigures(NamedTuple):
+    """What recompression has done; all 0 where it is off.
+
+    Attributes:
+        tried, saved: bytes of chunks, so far.
+    """
+
+    tried: int = 0
+    saved: int = 0
+
+
 class Sources:
     """What the metrics are read from; the daemon fills it in once everything is built.
 
@@ -58,7 +69,8 @@ class Sources:
         pools: all pools. unbound: counters of what named no pool.
         sessions, streams: how many there are.
         load_permille: share of the loop's time in use.
-        journal: how it does.
+        recovering: whether the journal is being read.
+        journal: how it does. recompression: likewise.
     """
 
     def __init__(
@@ -72,7 +84,9 @@ class Sources:
         sessions: Callable[[], int],
         streams: Callable[[], int],
         load_permille: Callable[[], int],
+        recovering: Callable[[], bool],
         journal: Callable[[], JournalFigures] = JournalFigures,
+        recompression: Callable[[], RecompressionFigures] = RecompressionFigures,
     ) -> None:
         self.pools = pools
         self.unbound = unbound
@@ -82,7 +96,9 @@ class Sources:
         self.sessions = sessions
         self.streams = streams
         self.load_permille = load_permille
+        self.recovering = recovering
         self.journal = journal
+        self.recompression = recompression
 
 
 class Metrics:
@@ -274,6 +290,12 @@ class Metrics:
         yield _gauge(
             "tmem_spilled_bytes", "Bytes of pages that are on the disk instead.", [], {(): total.spilled_bytes}
         )
+        yield _gauge(
+            "tmem_recovering",
+            "Whether the journal is being read, and clients are told to come back.",
+            [],
+            {(): sources.recovering()},
+        )
         journal = sources.journal()
         yield _gauge("tmem_journal_bytes", "Bytes of the journal's files.", [], {(): journal.size})
         yield _counter(
@@ -281,6 +303,13 @@ class Metrics:
             "Entries that the journal was asked to write.",
             ["result"],
             {("written",): journal.written, ("failed",): journal.failed},
+        )
+        recompression = sources.recompression()
+        yield _counter(
+            "tmem_recompression_bytes_total",
+            "Encoded bytes that were compressed anew, and of these what that saved.",
+            ["result"],
+            {("tried",): recompression.tried, ("saved",): recompression.saved},
         )
         yield _gauge(
             "tmem_load_ratio", "Share of the event loop's time in use.", [], {(): sources.load_permille() / 1000}

@@ -10,7 +10,7 @@ import grpc
 from tmem.server.tenants import Tenant
 from tmem.v1 import capabilities_pb2 as pb
 from tmem.wire import limits
-from tmem.wire.errors import InvalidRequest
+from tmem.wire.errors import InvalidRequest, Recovering
 from tmem.wire.pages import decode_echo_request, splice_page
 from tmem.wire.results import Encoding, PoolFlag, PoolKind, enum_field
 
@@ -42,6 +42,8 @@ class CapabilitiesHandlers:
         """GetCapabilitiesRequest to GetCapabilitiesResponse."""
         parse(data, pb.GetCapabilitiesRequest())
         service = self._service
+        if service.shards is None:
+            raise Recovering("the server's shards are starting: ask again")
         settings = service.settings
         store = service.engine.store
         return pb.GetCapabilitiesResponse(
@@ -79,8 +81,9 @@ class CapabilitiesHandlers:
                 min_ping_interval_ms=limits.MIN_PING_INTERVAL_MS,
                 page_overhead_bytes=limits.PAGE_OVERHEAD_BYTES,
             ),
-            shards=[pb.Shard(shard_id=0)],
+            shards=[pb.Shard(shard_id=number, target=target) for number, target in enumerate(service.shards)],
             store=store.name,
+            recovering=service.recovering,
         ).SerializeToString()
 
     def echo(self, _tenant: Tenant, data: bytes) -> bytes:

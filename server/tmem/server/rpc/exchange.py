@@ -284,6 +284,7 @@ class Stream:
         tenant = self._service.authenticate(self._context)
         if self._service.closing:
             raise Cut(grpc.StatusCode.UNAVAILABLE, "closing", "the server is shutting down")
+        self._service.demand_pools()
         predecessor = self._conversation.open(tenant, message)
         while predecessor is not None:
             # Two clients with one session id would take it from each other; the last one here has it.

@@ -19,8 +19,8 @@ from tmem.wire.errors import MalformedBatch, ProtocolError, Refused
 from tmem.wire.handles import Extent, Version, check_extent, join_object
 from tmem.wire.limits import MAX_SEQUENCE, PAGE_BYTES
 from tmem.wire.pages import decode_put_request, splice_page
-from tmem.wire.requests import Batch, Flush, FlushObject, Get, Header, Put, check_put
-from tmem.wire.results import Code, enum_field
+from tmem.wire.requests import Flush, FlushObject, Get, Header, Put, check_put
+from tmem.wire.results import Code, Reason, enum_field
 
 from .service import Service, UnaryFunction, settled, unary
 
@@ -134,8 +134,10 @@ class PagesHandlers:
             found=answer.found[0],
         ).SerializeToString()
 
-    async def _execute(self, tenant: Tenant, ref: PoolRef, batch: Batch) -> Answer:
+    async def _execute(self, tenant: Tenant, ref: PoolRef, batch: Put | Get | Flush | FlushObject) -> Answer:
         service = self._service
+        if service.recovering:
+            return service.engine.refuse(batch, Reason.RECOVERING)
         try:
             pool, member = service.lifecycle.table.find(tenant.name, ref.pool_id, ref.token)
         except Refused:

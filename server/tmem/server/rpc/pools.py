@@ -12,7 +12,7 @@ import grpc
 import structlog
 
 from tmem.server.store.interface import BlockListing
-from tmem.server.store.journal.blocks import block_entries
+from tmem.server.store.journal.blocks import PART_BYTES, block_parts, part_entries
 from tmem.server.store.journal.entries import Kind, encode_entry
 from tmem.server.store.journal.recovery import describe_pool
 from tmem.server.store.pools import Member, Pool
@@ -29,7 +29,7 @@ from tmem.wire.splice import join
 
 from .pages import parse
 from .poolcalls import pool_request
-from .service import Service, UnaryFunction, streaming, unary
+from .service import Service, UnaryFunction, settled, streaming, unary
 
 __all__ = ["PoolsHandlers"]
 
@@ -68,7 +68,8 @@ class PoolsHandlers:
             "StatPool": self.stat,
         }
         methods: dict[str, Any] = {
-            name: unary(self._service, f"PoolsService/{name}", function) for name, function in functions.items()
+            name: unary(self._service, f"PoolsService/{name}", function, of_pools=True)
+            for name, function in functions.items()
         }
         methods["ExportPool"] = streaming(self._service, "PoolsService/ExportPool", self.export)
         methods["ListPages"] = streaming(self._service, "PoolsService/ListPages", self.list_pages)
@@ -163,12 +164,17 @@ class PoolsHandlers:
         described = b"".join(bytes(piece) for piece in encode_entry(Kind.POOL, describe_pool(pool, with_token=False)))
         yield pb.ExportPoolResponse(pages_total=store.counts(pool.key).pages, entries=described).SerializeToString()
         for listing in store.blocks(pool.key):
-            try:
-                entries = block_entries(store, pool.key, listing.object, listing.block, codec)
-            except OSError as error:
-                raise StoreFailed(str(error)) from error
+            pieces = []
+            for part in block_parts(listing.object, listing.block):
+                pages = await settled(store.get(pool.key, [part], PART_BYTES, 0))
+                try:
+                    entries = part_entries(pages, pool.key, part, codec)
+                except OSError as error:
+                    raise StoreFailed(str(error)) from error
+                pieces += [piece for entry in entries for piece in entry]
+                if pool.gone:
+                    raise NoSuchPool(f"pool {pool.name!r} was destroyed meanwhile")
             sent += len(listing.crcs)
-            pieces = [piece for entry in entries for piece in entry]
             answer = pb.ExportPoolResponse(pages_sent=sent, pages_total=store.counts(pool.key).pages)
             yield join(answer.SerializeToString(), pieces, sum(map(len, pieces)))
             if pool.gone:
@@ -264,11 +270,14 @@ class PoolsHandlers:
         )
         return pb.ResizePoolResponse(pool=_describe(pool, member.pool_id)).SerializeToString()
 
-    def leave(self, tenant: Tenant, data: bytes) -> bytes:
+    async def leave(self, tenant: Tenant, data: bytes) -> bytes:
         """LeavePoolRequest to LeavePoolResponse."""
         pool, member = self._resolve(tenant, parse(data, pb.LeavePoolRequest()).pool)
-        dropped, destroyed = self._lifecycle.leave(pool, member)
-        return pb.LeavePoolResponse(dropped_pages=dropped, destroyed=destroyed).SerializeToString()
+        departure = self._lifecycle.leave(pool, member)
+        while not departure.done:
+            self._lifecycle.step()
+            await asyncio.sleep(0)  # should the caller go, upkeep goes on with it
+        return pb.LeavePoolResponse(dropped_pages=departure.dropped, destroyed=departure.ended).SerializeToString()
 
     def destroy(self, tenant: Tenant, data: bytes) -> bytes:
         """DestroyPoolRequest to DestroyPoolResponse."""

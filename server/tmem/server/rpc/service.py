@@ -21,7 +21,7 @@ from tmem.server.store.lifecycle import Lifecycle
 from tmem.server.store.pending import Pending
 from tmem.server.tenants import Tenant, Tenants
 from tmem.wire.copies import CopyCounter
-from tmem.wire.errors import ProtocolError, Refused, Unauthenticated
+from tmem.wire.errors import ProtocolError, Recovering, Refused, Unauthenticated
 from tmem.wire.metadata import AUTHORIZATION
 
 from .sessions import SessionTable
@@ -45,6 +45,8 @@ class Service:
         instance_id: random, made at start.
         load_permille: share of the loop's time in use, kept by the daemon.
         closing: no new session any more.
+        recovering: the journal is being read; what is asked of pools is answered so.
+        shards: where the server's shards are, this one's own place empty; None while that is not known.
     """
 
     settings: Settings
@@ -58,7 +60,14 @@ class Service:
     version: str
     load_permille: int = 0
     closing: bool = False
+    recovering: bool = False
+    shards: list[str] | None = field(default_factory=lambda: [""])
     clock: Callable[[], float] = field(default=time.monotonic)
+
+    def demand_pools(self) -> None:
+        """Raises Recovering while pools and pages of the last run are not all there."""
+        if self.recovering:
+            raise Recovering("the server is reading its journal: ask again")
 
     def authenticate(self, context: Context) -> Tenant:
         """The caller's tenant; raises Unauthenticated."""
@@ -87,14 +96,17 @@ async def settled(result: T | Pending[T]) -> T:
     return await future
 
 
-def unary(service: Service, method: str, function: UnaryFunction) -> Any:
-    """The handler of a unary call."""
+def unary(service: Service, method: str, function: UnaryFunction, *, of_pools: bool = False) -> Any:
+    """The handler of a unary call; one that is `of_pools` is refused while the server recovers."""
     observe = service.metrics.rpc(method)
 
     async def handle(data: bytes, context: Context) -> bytes:
         begun = time.perf_counter()
         try:
-            answer = function(service.authenticate(context), data)
+            tenant = service.authenticate(context)
+            if of_pools:
+                service.demand_pools()
+            answer = function(tenant, data)
             if not isinstance(answer, bytes):
                 answer = await answer
         except asyncio.CancelledError:
@@ -110,13 +122,15 @@ def unary(service: Service, method: str, function: UnaryFunction) -> Any:
 
 
 def streaming(service: Service, method: str, function: Callable[[Tenant, bytes], AsyncIterator[bytes]]) -> Any:
-    """The handler of a call that answers many messages to one."""
+    """The handler of a call about pools that answers many messages to one."""
     observe = service.metrics.rpc(method)
 
     async def handle(data: bytes, context: Context) -> None:
         begun = time.perf_counter()
         try:
-            async for answer in function(service.authenticate(context), data):
+            tenant = service.authenticate(context)
+            service.demand_pools()
+            async for answer in function(tenant, data):
                 await context.write(answer)
         except asyncio.CancelledError:
             observe(grpc.StatusCode.CANCELLED.name, time.perf_counter() - begun)

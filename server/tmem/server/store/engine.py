@@ -58,6 +58,7 @@ class Engine:
     Attributes:
         draining: puts are refused from now on.
         unbound: what was asked of pools that the caller has no right to.
+        batches: how many it was asked to carry out.
     """
 
     def __init__(self, store: Store, history: History) -> None:
@@ -65,6 +66,7 @@ class Engine:
         self.history = history
         self.draining = False
         self.unbound = PoolCounters()
+        self.batches = 0
 
     def execute(self, batch: Batch, binding: Binding | None, *, alone: bool = False) -> Answer | Pending[Answer]:
         """Does what a batch asks, in full before it returns; only the answer may come later.
@@ -74,27 +76,42 @@ class Engine:
             binding: the pool that its header names; None if the caller has no right to it.
             alone: each page of a get must come as a chunk of its own.
         """
+        self.batches += 1
+        if isinstance(batch, Echo):
+            return self._echo(batch)
+        if binding is None:
+            return self.refuse(batch, Reason.NO_SUCH_POOL)
         if isinstance(batch, Get):
-            return self._get(batch, binding, alone=alone)
+            return self._get(batch, binding.pool, binding.member, alone=alone)
         if isinstance(batch, Put):
-            return self._put(batch, binding)
+            return self._put(batch, binding.pool, binding.member)
         if isinstance(batch, Flush):
-            return self._flush(batch, binding)
+            return self._flush(batch, binding.pool, binding.member)
+        return self._flush_object(batch, binding.pool, binding.member)
+
+    def refuse(self, batch: Put | Get | Flush | FlushObject, reason: Reason) -> Answer:
+        """Answers a batch for which there is no pool: no store is asked."""
+        header = _answer_header(batch.header, 0)
         if isinstance(batch, FlushObject):
-            return self._flush_object(batch, binding)
-        return self._echo(batch)
+            count = len(batch.objects)
+            return FlushObjectAnswer(header, [0] * count, [int(reason)] * count)
+        count = len(batch.extents)
+        if isinstance(batch, Flush):
+            return FlushAnswer(header, [0] * count, [int(reason)] * count)
+        pages = sum(extent.pages for extent in batch.extents)
+        if isinstance(batch, Put):
+            self.unbound.puts += pages
+            self.unbound.puts_refused[reason] += pages
+            return PutAnswer(header, [int(reason)] * count)
+        self.unbound.gets += pages
+        self.unbound.gets_refused[reason] += pages
+        return GetAnswer(header, _refuse(batch.extents, reason))
 
     # ---- Put ----
 
-    def _put(self, put: Put, binding: Binding | None) -> Answer | Pending[Answer]:
+    def _put(self, put: Put, pool: Pool, member: Member) -> Answer | Pending[Answer]:
         header = put.header
-        if binding is None:
-            pages = sum(extent.pages for extent in put.extents)
-            self.unbound.puts += pages
-            self.unbound.puts_refused[Reason.NO_SUCH_POOL] += pages
-            return PutAnswer(_answer_header(header, 0), [int(Reason.NO_SUCH_POOL)] * len(put.extents))
-        pool = binding.pool
-        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        reason = pool.gate(member, header.generation, header.floor, header.sequence)
         if not reason and max(put.pages) > pool.policy.chunk_pages and self._has_long_chunk(put, pool):
             reason = Reason.INVALID
         version = Version(header.generation, header.sequence)
@@ -108,7 +125,7 @@ class Engine:
             # The caller's page is newer than what is held; leaving that readable would be answering an old page.
             reason = Reason.DRAINING if self.draining else Reason.FROZEN
             return then(self.store.refuse(pool.key, version, put.extents, reason), answer)
-        return then(self.store.put(pool.key, version, put, binding.member.generation), answer)
+        return then(self.store.put(pool.key, version, put, member.generation), answer)
 
     @staticmethod
     def _has_long_chunk(put: Put, pool: Pool) -> bool:
@@ -148,23 +165,16 @@ class Engine:
 
     # ---- Get ----
 
-    def _get(self, get: Get, binding: Binding | None, *, alone: bool) -> Answer | Pending[Answer]:
+    def _get(self, get: Get, pool: Pool, member: Member, *, alone: bool) -> Answer | Pending[Answer]:
         header = get.header
-        if binding is None:
-            pages = sum(extent.pages for extent in get.extents)
-            self.unbound.gets += pages
-            self.unbound.gets_refused[Reason.NO_SUCH_POOL] += pages
-            return GetAnswer(_answer_header(header, 0), _refuse(get.extents, Reason.NO_SUCH_POOL))
-        pool = binding.pool
-        reason = pool.gate(binding.member, header.generation, header.floor, None)
+        reason = pool.gate(member, header.generation, header.floor, None)
         if reason:
             return self._answer_get(pool, header, _refuse(get.extents, reason))
 
         def answer(pages: Pages) -> Answer:
             return self._answer_get(pool, header, pages)
 
-        user = binding.member.generation
-        return then(self.store.get(pool.key, get.extents, header.answer_bytes, user, alone=alone), answer)
+        return then(self.store.get(pool.key, get.extents, header.answer_bytes, member.generation, alone=alone), answer)
 
     @staticmethod
     def _answer_get(pool: Pool, header: Header, pages: Pages) -> Answer:
@@ -189,12 +199,9 @@ class Engine:
 
     # ---- Flush ----
 
-    def _flush(self, flush: Flush, binding: Binding | None) -> Answer | Pending[Answer]:
+    def _flush(self, flush: Flush, pool: Pool, member: Member) -> Answer | Pending[Answer]:
         header = flush.header
         count = len(flush.extents)
-        if binding is None:
-            return FlushAnswer(_answer_header(header, 0), [0] * count, [int(Reason.NO_SUCH_POOL)] * count)
-        pool = binding.pool
         asked = sum(extent.pages for extent in flush.extents)
 
         def answer(flushed: Flushed) -> Answer:
@@ -207,18 +214,15 @@ class Engine:
                         counters.flushes_refused[reason] += extent.pages
             return FlushAnswer(_answer_header(header, pool.epoch), flushed.found, flushed.reasons)
 
-        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        reason = pool.gate(member, header.generation, header.floor, header.sequence)
         if reason:
             return answer(Flushed([0] * count, [int(reason)] * count))
         version = Version(header.generation, header.sequence)
         return then(self.store.flush(pool.key, version, flush.extents, flush.conditions), answer)
 
-    def _flush_object(self, flush: FlushObject, binding: Binding | None) -> Answer | Pending[Answer]:
+    def _flush_object(self, flush: FlushObject, pool: Pool, member: Member) -> Answer | Pending[Answer]:
         header = flush.header
         count = len(flush.objects)
-        if binding is None:
-            return FlushObjectAnswer(_answer_header(header, 0), [0] * count, [int(Reason.NO_SUCH_POOL)] * count)
-        pool = binding.pool
 
         def answer(flushed: Flushed) -> Answer:
             counters = pool.counters
@@ -227,7 +231,7 @@ class Engine:
             counters.object_flush_pages += sum(flushed.found)
             return FlushObjectAnswer(_answer_header(header, pool.epoch), flushed.found, flushed.reasons)
 
-        reason = pool.gate(binding.member, header.generation, header.floor, header.sequence)
+        reason = pool.gate(member, header.generation, header.floor, header.sequence)
         if reason:
             return answer(Flushed([0] * count, [int(reason)] * count))
         version = Version(header.generation, header.sequence)

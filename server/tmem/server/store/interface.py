@@ -9,7 +9,7 @@ Must not know: tenants' rights, generations' fences, sessions. Those are decided
 Units: bytes are encoded bytes unless a name says plain.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -205,6 +205,10 @@ class Store(Protocol):
         """
         ...
 
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        """As `get`, for copies of a pool; nobody counts as the reader, and it waits for the disk if it must."""
+        ...
+
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
     ) -> Flushed | Pending[Flushed]:
@@ -215,8 +219,11 @@ class Store(Protocol):
         """Removes every page of each object."""
         ...
 
-    def leave(self, key: int, user: int) -> int:
-        """Drops the pages of a shared pool that `user` used last; answers how many."""
+    def leave(self, key: int, user: int) -> Iterator[int]:
+        """Drops the pages of a shared pool that `user` used last, piece by piece as it is iterated; answers how many with each.
+
+        Between pieces other calls may come, and the pool may end.
+        """
         ...
 
     def blocks(self, key: int) -> Iterable[BlockListing]:

@@ -6,6 +6,7 @@ A member that no live session works for is parked. A parked persistent pool wait
 grace is configured; a parked ephemeral pool, and a shared pool's parked member, go when theirs has run out.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tmem.wire.results import Durability, PoolKind
 from .interface import Store
 from .pools import Member, Pool, PoolRequest, PoolTable
 
-__all__ = ["Graces", "Lifecycle", "Records"]
+__all__ = ["Departure", "Graces", "Lifecycle", "Records"]
 
 
 class Records(Protocol):
@@ -38,6 +39,19 @@ class Graces:
 
     persistent_seconds: float | None = None
     ephemeral_seconds: float | None = 3600.0
+
+
+@dataclass(slots=True, eq=False)
+class Departure:
+    """The pages that leave a shared pool with a member.
+
+    Attributes:
+        dropped: how many so far. done: all have. ended: the member was the last, and the pool went with it.
+    """
+
+    dropped: int = 0
+    done: bool = False
+    ended: bool = False
 
 
 class Lifecycle:
@@ -68,6 +82,7 @@ class Lifecycle:
         self._epoch = epoch
         self._on_gone = on_gone
         self._records = records
+        self._departures: deque[tuple[Departure, Iterator[None]]] = deque()
 
     def create(
         self, tenant: str, request: PoolRequest, now: float, *, tenant_weight: int = 0, max_pools: int = 0
@@ -114,13 +129,32 @@ class Lifecycle:
         member.parked_since = now
         return pool, member
 
-    def leave(self, pool: Pool, member: Member) -> tuple[int, bool]:
-        """Ends a membership of a shared pool; answers the pages that went with it, and whether the pool did."""
+    def leave(self, pool: Pool, member: Member) -> Departure:
+        """Ends a membership of a shared pool at once; what goes with it, goes by `step`."""
         if self.table.leave(pool, member):
-            return self.destroy(pool), True
-        dropped = self._store.leave(pool.key, member.generation)
-        pool.counters.left += dropped
-        return dropped, False
+            return Departure(self.destroy(pool), done=True, ended=True)
+        departure = Departure()
+        pieces = self._store.leave(pool.key, member.generation)
+        self._departures.append((departure, self._depart(pool, pieces, departure)))
+        return departure
+
+    @staticmethod
+    def _depart(pool: Pool, pieces: Iterator[int], departure: Departure) -> Iterator[None]:
+        for dropped in pieces:
+            departure.dropped += dropped
+            pool.counters.left += dropped
+            yield
+
+    def step(self) -> bool:
+        """Drops a bounded number of the pages of members that have left; answers whether there are more."""
+        if not self._departures:
+            return False
+        departure, pieces = self._departures[0]
+        for _ in pieces:
+            return True
+        departure.done = True
+        self._departures.popleft()
+        return bool(self._departures)
 
     def destroy(self, pool: Pool) -> int:
         """Ends a pool; answers how many pages it held.
@@ -204,7 +238,7 @@ class Lifecycle:
                 if member.parked_since is None or now - member.parked_since < grace:
                     continue
                 if pool.kind == PoolKind.SHARED:
-                    if self.leave(pool, member)[1]:
+                    if self.leave(pool, member).ended:
                         gone.append(pool)
                     continue
                 with suppress(StoreFailed):  # it stays, and its turn comes again

@@ -2,7 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,14 +108,34 @@ class TestScratchFile:
         assert scratch.read(0, 0, 4 * KIB) == data
         scratch.close()
         scratch = ScratchFile(tmp_path, 4 * KIB, 12 * KIB, FaultyDisk("write_error=1"))
-        with pytest.raises(OSError, match="Input/output"):
-            scratch.write(memoryview(data))
+        assert scratch.write(memoryview(data)) is None
         assert (scratch.used_bytes, scratch.errors) == (0, 1)
         scratch.close()
 
     def test_less_than_asked_for_is_an_error(self, tmp_path: Path) -> None:
         scratch = ScratchFile(tmp_path, 4 * KIB, 12 * KIB)
         scratch.write(memoryview(b"short"))
+        assert scratch.read(0, 0, 10) is None
         with pytest.raises(OSError, match="5 bytes of 10 came back"):
-            scratch.read(0, 0, 10)
+            scratch.read_now(0, 0, 10)
+        assert scratch.errors == 2
         scratch.close()
+
+    def test_with_threads_results_come_on_the_store_s_thread_and_none_after_the_end(self, tmp_path: Path) -> None:
+        posted: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        scratch = ScratchFile(tmp_path, 4 * KIB, 12 * KIB, post=posted.put)
+        slots: list[int | None] = []
+        scratch.write(memoryview(b"x" * KIB)).when_settled(slots.append)
+        assert slots == []
+        posted.get(timeout=20)()
+        assert slots == [0]
+        answers: list[bytes | None] = []
+        for size in (KIB, 2 * KIB):
+            scratch.read(0, 0, size).when_settled(answers.append)
+            posted.get(timeout=20)()
+        assert answers == [b"x" * KIB, None]
+        assert (scratch.used_bytes, scratch.errors) == (4 * KIB, 1)
+        scratch.close()
+        assert threading.active_count() == 1 or not any(
+            thread.name.startswith("tmem-spill") for thread in threading.enumerate()
+        )

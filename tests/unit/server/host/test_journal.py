@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journals import watch_calls
+from tests.journals import WrittenBy, watch_calls
 
 from tmem.server.host.journal import JournalFiles
 from tmem.server.store.journal.entries import JournalError, Kind, Torn, encode_entry, read_entries
@@ -101,7 +101,7 @@ def test_entries_come_in_order_and_whoever_appended_is_told_in_order(make: Make,
 def test_a_short_write_goes_on_where_it_stopped(make: Make, tmp_path: Path) -> None:
     disk = Disk()
     disk.at_most = 3
-    files = make(write=disk)
+    files = make(disk=WrittenBy(disk))
     files.start()
     assert append(files, b"x" * 1000) is None
     files.close()
@@ -111,7 +111,7 @@ def test_a_short_write_goes_on_where_it_stopped(make: Make, tmp_path: Path) -> N
 
 def test_a_write_that_fails_half_way_leaves_no_half(make: Make, tmp_path: Path) -> None:
     disk = Disk()
-    files = make(write=disk)
+    files = make(disk=WrittenBy(disk))
     files.start()
     assert append(files, b"first") is None
     disk.at_most, disk.full_at = 10, files.size + 20
@@ -132,7 +132,7 @@ def test_on_a_full_disk_removals_have_room_of_their_own(make: Make, tmp_path: Pa
             raise OSError(errno.ENOSPC, "full")
         return os.writev(file, pieces)
 
-    files._write = write  # type: ignore[assignment]
+    files.directory._disk = WrittenBy(write)
     files.start()
     assert append(files, b"a put") is not None
     assert append(files, b"a removal", urgent=True) is None
@@ -146,7 +146,7 @@ def test_one_entry_that_fails_does_not_fail_its_neighbours(make: Make, tmp_path:
             raise OSError(errno.EIO, "no")
         return os.writev(file, pieces)
 
-    files = make(write=write)
+    files = make(disk=WrittenBy(write))
     files.start()
     ends: list[bool] = []
     for payload in (b"one", b"bad", b"two"):
@@ -158,7 +158,7 @@ def test_one_entry_that_fails_does_not_fail_its_neighbours(make: Make, tmp_path:
 
 def test_waiting_for_an_entry_raises_what_it_ended_with(make: Make) -> None:
     disk = Disk()
-    files = make(write=disk)
+    files = make(disk=WrittenBy(disk))
     files.start()
     files.append_now(encode_entry(Kind.POOL, b"{}"))
     disk.full_at = 0
@@ -188,7 +188,7 @@ def test_any_file_that_is_missing_is_named(make: Make, tmp_path: Path, number: i
     files.close()
     (tmp_path / f"journal/journal-0000000{number}").unlink()
     with pytest.raises(JournalError, match=f"journal-0000000{number}: the file is missing"):
-        make().found()
+        make().directory.found()
 
 
 def test_a_daemon_killed_while_it_makes_a_file_leaves_no_half_file(make: Make, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_daemon_killed_while_it_makes_a_file_leaves_no_half_file(make: Make, t
     for left in (b"", b"TMEMJ"):
         (tmp_path / "journal/next").write_bytes(left)
         files = make()
-        assert files.found()
+        assert files.directory.found()
         files.start()
         files.close()
     assert held(tmp_path) == [b"kept"]
@@ -220,7 +220,7 @@ def test_a_daemon_killed_while_it_deletes_files_leaves_none_of_them(make: Make, 
         old["journal-00000002"]
     )  # the first is gone, this one is not yet
     files = make()
-    assert [file.header.number for file in files.found()] == [3]
+    assert [file.header.number for file in files.directory.found()] == [3]
     assert not (tmp_path / "journal/journal-00000002").exists()
     assert held(tmp_path) == [b"new"]
 
@@ -239,7 +239,7 @@ def test_a_bad_range_is_refused_by_name(make: Make, tmp_path: Path) -> None:
         path.write_bytes(bad)
         files = make()
         with pytest.raises(JournalError, match=f"journal/range: .*{message}"):
-            files.found()
+            files.directory.found()
         files.close()
 
 
@@ -262,7 +262,7 @@ def test_the_reserve_is_not_for_puts(make: Make, tmp_path: Path, monkeypatch: py
             raise OSError(errno.ENOSPC, "full")
         return os.writev(file, pieces)
 
-    files = make(write=write)
+    files = make(disk=WrittenBy(write))
     files.start()
     assert append(files, b"a put") is not None
     assert append(files, b"a removal", urgent=True) is None
@@ -279,7 +279,7 @@ def test_a_tail_that_could_not_be_cut_off_is_cut_off_later(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk()
-    files = make(write=disk)
+    files = make(disk=WrittenBy(disk))
     files.start()
     disk.at_most, disk.full_at = 50, files.size + 20
     with monkeypatch.context() as patch:
@@ -307,7 +307,7 @@ def test_a_wait_that_was_given_up_is_not_written_later(
         assert go_on.wait(20)
         return os.writev(file, pieces)
 
-    files = make(write=write)
+    files = make(disk=WrittenBy(write))
     files.start()
     files.append(encode_entry(Kind.BATCH, b"slow"), lambda _: None)
     assert writing.wait(20)
@@ -327,7 +327,7 @@ def test_what_is_being_written_is_waited_for(make: Make, tmp_path: Path, monkeyp
         assert go_on.wait(20)
         return os.writev(file, pieces)
 
-    files = make(write=write)
+    files = make(disk=WrittenBy(write))
     files.start()
     timer = threading.Timer(0.3, go_on.set)
     timer.start()
@@ -350,7 +350,7 @@ def test_a_full_disk_does_not_keep_the_daemon_from_starting(
 
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     files = make()
-    assert files.found()
+    assert files.directory.found()
     files.start()
     assert append(files, b"a put") is not None
     assert append(files, b"a removal", urgent=True) is None
@@ -370,7 +370,7 @@ def test_only_the_last_file_can_be_torn(make: Make, monkeypatch: pytest.MonkeyPa
     files.close()
     del events[:]
     files = make()
-    files.found()
+    files.directory.found()
     files.start()
     assert [event for event in events if event in {"rename", "fdatasync"}] == ["fdatasync", "fdatasync", "rename"]
 
@@ -389,7 +389,7 @@ def test_a_missing_file_between_others_is_refused_by_name(make: Make, tmp_path: 
     files.close()
     (tmp_path / "journal/journal-00000002").unlink()
     with pytest.raises(JournalError, match="journal-00000002: the file is missing"):
-        make().found()
+        make().directory.found()
 
 
 def test_a_directory_that_can_not_be_made_is_one_line(tmp_path: Path) -> None:

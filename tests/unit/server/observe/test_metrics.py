@@ -28,6 +28,7 @@ def attach(server: PureServer) -> Metrics:
         sessions=lambda: len(service.sessions),
         streams=lambda: 1,
         load_permille=lambda: 250,
+        recovering=lambda: False,
     )
     return metrics
 

@@ -439,7 +439,7 @@ class TestEviction:
         pool.put(2, 0, B, user=1)
         pool.get(2, 0, user=2)
 
-        assert store.leave(pool.key, 1) == 1
+        assert sum(store.leave(pool.key, 1)) == 1
 
         assert pool.get(1, 0, user=2).page is None
         assert pool.get(2, 0, user=2).page == B

@@ -5,7 +5,9 @@ from tests.pages import text_page
 from tests.plain import PlainStore
 from tests.stores import make_put
 
+from tmem.server.store.interface import Store
 from tmem.server.store.lifecycle import Graces, Lifecycle
+from tmem.server.store.log import LogStore
 from tmem.server.store.pools import Pool, PoolRequest, PoolTable
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -26,7 +28,7 @@ def gone() -> list[str]:
 
 @pytest.fixture
 def make(store: PlainStore, gone: list[str]) -> Any:
-    def build(persistent: float | None = None, ephemeral: float | None = 60.0) -> Lifecycle:
+    def build(persistent: float | None = None, ephemeral: float | None = 60.0, store: Store = store) -> Lifecycle:
         table = PoolTable(random_bytes=bytes, durabilities=store.durabilities, max_pools=9)
         numbers = iter(range(1, 100))
         return Lifecycle(
@@ -40,7 +42,7 @@ def make(store: PlainStore, gone: list[str]) -> Any:
     return build
 
 
-def fill(store: PlainStore, pool: Pool, obj: int, user: int = 1) -> None:
+def fill(store: Store, pool: Pool, obj: int, user: int = 1) -> None:
     store.put(pool.key, Version(1, 1), make_put([(Extent(obj, 0, 1), text_page())]), user)
 
 
@@ -114,9 +116,35 @@ def test_the_last_leaver_of_a_shared_pool_ends_it(make: Any, store: PlainStore) 
     fill(store, pool, 1, owner.generation)
     fill(store, pool, 2, second.generation)
 
-    assert lifecycle.leave(pool, owner) == (1, False)
+    first = lifecycle.leave(pool, owner)
+    assert (first.done, pool.members) == (False, {second.generation: second})
+    while lifecycle.step():
+        pass
+    assert (first.dropped, first.done, first.ended) == (1, True, False)
     assert pool.counters.left == 1
-    assert lifecycle.leave(pool, second) == (1, True)
+    last = lifecycle.leave(pool, second)
+    assert (last.dropped, last.done, last.ended) == (1, True, True)
+    assert store.counts().pages == 0
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_pool_that_ends_while_a_member_leaves_it_takes_the_rest_along(make: Any, steps: int) -> None:
+    store = LogStore(1 << 20, CopyCounter())
+    lifecycle = make(store=store)
+    pool, owner = lifecycle.create("t", PoolRequest("a", S), 0.0)
+    _, second = lifecycle.join("t", pool.uuid, 0.0)
+    for obj in (1, 2, 3):
+        fill(store, pool, obj, owner.generation)
+    departure = lifecycle.leave(pool, owner)
+    for _ in range(steps):
+        lifecycle.step()
+
+    lifecycle.leave(pool, second)
+    while lifecycle.step():
+        pass
+
+    assert departure.done
+    assert departure.dropped == steps
     assert store.counts().pages == 0
 
 
@@ -129,6 +157,8 @@ def test_a_dead_member_of_a_shared_pool_leaves_it(make: Any, store: PlainStore) 
     fill(store, pool, 2, second.generation)
 
     assert lifecycle.expire(61.0) == []
+    while lifecycle.step():
+        pass
 
     assert list(pool.members.values()) == [owner]
     assert store.counts(pool.key).pages == 1

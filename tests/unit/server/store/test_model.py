@@ -1,6 +1,6 @@
 """Every store beside a dict: whatever is done to both, the store holds what the dict does, and may miss only what it says it evicted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,22 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.disks import LateScratch
 from tests.pages import PAGE, mixed_page, random_page, same_filled_page, text_page
 from tests.plain import PlainStore
 from tests.stores import StoreUser
 
 from tmem.server.host.scratch import ScratchFile
-from tmem.server.store.interface import Store
+from tmem.server.store.interface import Store, Stored
+from tmem.server.store.layers.base import Layer
 from tmem.server.store.log import LogStore
+from tmem.server.store.log.recompressor import Recompression
+from tmem.server.store.pending import Pending
+from tmem.wire.answers import Pages
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES
+from tmem.wire.requests import Put
 from tmem.wire.results import Code, PoolKind, Reason
 
 LIMIT = 1 << 20
@@ -217,9 +223,63 @@ def held_pages(store: Store, key: int) -> set[Handle]:
     return found
 
 
-@pytest.mark.parametrize("name", ["plain", "log", "spilling"])
+class Prompt(Layer):
+    """Answers at once, though the disk below takes its time: gets hurry it, and of other calls every third one.
+
+    So segments are on their way to the disk while they are read, overwritten, cleaned and given back.
+    """
+
+    def __init__(self, below: Store, scratch: LateScratch) -> None:
+        super().__init__(below)
+        self._scratch = scratch
+        self._calls = 0
+
+    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False) -> Pages:
+        result = self.below.get(key, extents, max_bytes, user, alone=alone)
+        if not isinstance(result, Pending):
+            return result
+        answers: list[Pages] = []
+        result.when_settled(answers.append)
+        while not answers:
+            assert self._scratch.turn()
+        return answers[0]
+
+    def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
+        self._calls += 1
+        if self._calls % 3 == 0:
+            self._scratch.turn()
+        return self.below.put(key, version, put, user)
+
+    def step(self) -> bool:
+        return self._scratch.turn() or self.below.step()
+
+    def close(self) -> None:
+        self._scratch.finish()
+        self.below.close()
+
+
+class Recompressing(Layer):
+    """Recompresses: a piece of work is taken by one put and brought back by another, so that much happens in between."""
+
+    def __init__(self, below: LogStore) -> None:
+        super().__init__(below)
+        self._recompressor = below.recompressor
+        self._work: Recompression | None = None
+
+    def put(self, key: int, version: Version, put: Put, user: int) -> Stored | Pending[Stored]:
+        result = self.below.put(key, version, put, user)
+        if self._work is None:
+            self._work = self._recompressor.begin()
+        else:
+            self._work.run()
+            self._recompressor.finish(self._work)
+            self._work = None
+        return result
+
+
+@pytest.mark.parametrize("name", ["plain", "log", "spilling", "late", "recompressing"])
 def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
-    scratch = ScratchFile(tmp_path, SEGMENT, 2 * LIMIT)
+    scratch = (LateScratch if name == "late" else ScratchFile)(tmp_path, SEGMENT, 2 * LIMIT)
     evicted: set[tuple[int, int, int]] = set()
 
     def note(key: int, pages: Extent) -> None:
@@ -234,14 +294,22 @@ def test_a_store_holds_what_a_dict_would(name: str, tmp_path: Path) -> None:
             LIMIT // 2, CopyCounter(), segment_bytes=SEGMENT, scratch=scratch, on_evicted=note
         ),
     }
+    makers["recompressing"] = lambda: Recompressing(
+        LogStore(LIMIT, CopyCounter(), segment_bytes=SEGMENT, on_evicted=note)
+    )
+    if isinstance(scratch, LateScratch):
+        late = scratch
+        makers["late"] = lambda: Prompt(makers["spilling"](), late)
     attributes = {
         "make_store": staticmethod(makers[name]),
-        "most_bytes": 3 * LIMIT if name == "spilling" else LIMIT,
+        "most_bytes": 3 * LIMIT if name in {"spilling", "late"} else LIMIT,
         "evicted": None if name == "plain" else evicted,
     }
     machine: Any = type("Machine", (StoreMachine,), attributes)
     machine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     case = machine.TestCase()
     case.runTest()
+    if isinstance(scratch, LateScratch):
+        scratch.finish()
     assert scratch.used_bytes == 0
     scratch.close()

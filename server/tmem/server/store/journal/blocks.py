@@ -14,13 +14,13 @@ from tmem.wire.splice import BytesLike
 
 from .entries import Kind, encode_entry
 
-__all__ = ["block_entries"]
+__all__ = ["PART_BYTES", "block_entries", "block_parts", "part_entries"]
 
 # Half a block at a time, so that it fits into an entry.
 _PART_PAGES = BLOCK_PAGES // 2
 # Room for every page's own chunk of the greatest size: a chunk that is not answered as it is held is expanded and verified, and
 # pages of it that went bad would be missing.
-_PART_BYTES = _PART_PAGES * (MAX_CHUNK_PAGES + 1) * PAGE_BYTES
+PART_BYTES = _PART_PAGES * (MAX_CHUNK_PAGES + 1) * PAGE_BYTES
 
 
 def block_entries(store: Store, key: int, obj: int, block: int, codec: Codec) -> list[list[BytesLike]]:
@@ -30,14 +30,28 @@ def block_entries(store: Store, key: int, obj: int, block: int, codec: Codec) ->
         OSError: a page can't be read just now.
     """
     entries = []
-    for first in (block * BLOCK_PAGES, block * BLOCK_PAGES + _PART_PAGES):
-        pages = store.get(key, [Extent(obj, first, _PART_PAGES)], _PART_BYTES, 0)
-        assert isinstance(pages, Pages)
-        if pages.refused:
-            raise OSError(f"{pages.refused[0][1]} pages of block {block} of object {obj:#x} can't be read")
-        for version, (extents, chunks) in _by_version(pages, obj, first, codec).items():
-            header = Header(0, key, version.generation, version.sequence)
-            entries.append(encode_entry(Kind.BATCH, encode_put(header, extents, chunks)))
+    for part in block_parts(obj, block):
+        entries += part_entries(store.read_now(key, [part], PART_BYTES), key, part, codec)
+    return entries
+
+
+def block_parts(obj: int, block: int) -> list[Extent]:
+    """A block, cut into what fits into an entry."""
+    return [Extent(obj, block * BLOCK_PAGES + first, _PART_PAGES) for first in range(0, BLOCK_PAGES, _PART_PAGES)]
+
+
+def part_entries(pages: Pages, key: int, part: Extent, codec: Codec) -> list[list[BytesLike]]:
+    """Entries that put what a store has answered of a part, asked for with room for PART_BYTES.
+
+    Raises:
+        OSError: a page can't be read just now.
+    """
+    if pages.refused:
+        raise OSError(f"{pages.refused[0][1]} pages of block {part.block} of object {part.object:#x} can't be read")
+    entries = []
+    for version, (extents, chunks) in _by_version(pages, part.object, part.index, codec).items():
+        header = Header(0, key, version.generation, version.sequence)
+        entries.append(encode_entry(Kind.BATCH, encode_put(header, extents, chunks)))
     return entries
 
 

@@ -1,6 +1,6 @@
 """A layer that changes nothing: what every other one starts from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending
@@ -52,6 +52,9 @@ class Layer:
     ) -> Pages | Pending[Pages]:
         return self.below.get(key, extents, max_bytes, user, alone=alone)
 
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        return self.below.read_now(key, extents, max_bytes)
+
     def flush(
         self, key: int, version: Version, extents: Sequence[Extent], conditions: Sequence[Version | None] | None
     ) -> Flushed | Pending[Flushed]:
@@ -60,7 +63,7 @@ class Layer:
     def flush_object(self, key: int, version: Version, objects: Sequence[int]) -> Flushed | Pending[Flushed]:
         return self.below.flush_object(key, version, objects)
 
-    def leave(self, key: int, user: int) -> int:
+    def leave(self, key: int, user: int) -> Iterator[int]:
         return self.below.leave(key, user)
 
     def blocks(self, key: int) -> Iterable[BlockListing]:

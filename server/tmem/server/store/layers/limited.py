@@ -3,7 +3,7 @@
 Owns: the sum over each tenant's pools, and its limit. A put refused here drops what its handles held.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from tmem.server.store.interface import PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending, then
@@ -60,7 +60,7 @@ class LimitedLayer(Layer):
         self._uncharge(key)
         return self.below.drop_pool(key)
 
-    def leave(self, key: int, user: int) -> int:
+    def leave(self, key: int, user: int) -> Iterator[int]:
         # Whose pool it is changes only when somebody leaves: then the next member's tenant answers for it.
         tenant = self._policies[key].tenant
         if tenant != self._tenants[key]:

@@ -32,12 +32,14 @@ _LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 
 # Above this share of dead bytes every put pays for cleaning; down to the other one the daemon cleans when it has time.
-_BUSY_DEAD = 0.10
+_BUSY_DEAD = 0.08
 _IDLE_DEAD = 0.01
+# In a small store one segment that is being overwritten is more than that share: what is left of it will be dead in a moment.
+_BUSY_SEGMENTS = 2
 # Cleaning less than this is not worth a step.
 _MIN_DEAD_BYTES = 256 << 10
-# To free one byte of segments whose records are four fifths alive, four are moved; the more, the more is dead already.
-_BYTES_PER_BYTE_PUT = 6
+# To free one byte of segments whose records are five sixths alive, five are moved; the more, the more is dead already.
+_BYTES_PER_BYTE_PUT = 7
 _EXCESS_FACTOR = 30
 # What the busiest put does at most, about 8 ms, and what a step does while nothing else is to do, about 0.3 ms: what a get
 # that comes meanwhile waits.
@@ -89,16 +91,17 @@ class Cleaner:
 
     def keep_up(self, put_bytes: int) -> None:
         """Does as much as a put of so many bytes owes."""
-        if self._exceeds(_BUSY_DEAD):
-            ledger = self._ledger
-            excess = ledger.cleanable / max(ledger.live, 1) - _BUSY_DEAD
+        ledger = self._ledger
+        allowed = max(_BUSY_DEAD * ledger.live, _BUSY_SEGMENTS * self._segment_bytes)
+        if ledger.cleanable > allowed:
+            excess = _BUSY_DEAD * (ledger.cleanable / allowed - 1)
             factor = _BYTES_PER_BYTE_PUT * (1 + _EXCESS_FACTOR * max(excess, 0.0))
             self.work(min(int(put_bytes * factor) + _RECORD_BYTES, _PUT_BYTES))
 
     def step(self) -> bool:
         """Does a bounded piece; answers whether there is more to do while nothing else is."""
         ledger = self._ledger
-        if self._exceeds(_IDLE_DEAD):
+        if ledger.cleanable > max(_IDLE_DEAD * ledger.live, _MIN_DEAD_BYTES):
             return self.work(_STEP_BYTES)
         if (
             ledger.spilled_dead > _SPILLED_DEAD * ledger.spilled
@@ -106,10 +109,6 @@ class Cleaner:
         ):
             return self.work(_STEP_BYTES, spilled=True)
         return False
-
-    def _exceeds(self, share: float) -> bool:
-        ledger = self._ledger
-        return ledger.cleanable > max(share * ledger.live, _MIN_DEAD_BYTES)
 
     def make_room(self) -> bool:
         """Cleans until a segment has been given back; False if nothing dead can be."""
@@ -137,6 +136,8 @@ class Cleaner:
                 continue
             for position, segment in enumerate(pool.segments):
                 share = (segment.dead - segment.stuck) / (segment.resident or 1)
+                if isinstance(segment, SpilledSegment) and segment.image is not None:
+                    share += 1  # it was fetched for this
                 if segment.spilled and (not spilled or share < _SPILLED_DEAD or segment.unreadable):
                     continue
                 if share > 0 and (best is None or share > best[0]):
@@ -145,6 +146,8 @@ class Cleaner:
             return False
         _, pool, position = best
         segments = pool.segments
+        if not self._is_here(segments[position]):
+            return False
         first = last = position
         live = segments[position].live
         room = self._segment_bytes - MAX_RECORD_BYTES
@@ -174,6 +177,19 @@ class Cleaner:
         self._at = self._victims[0].passed
         return True
 
+    @staticmethod
+    def _is_here(victim: AnySegment) -> bool:
+        """Whether a victim can be cleaned now; one on the disk is fetched, and its turn comes again."""
+        if not isinstance(victim, SpilledSegment):
+            return True
+        if victim.image is None:
+            victim.fetch_image()
+        return victim.image is not None
+
+    def cleans(self, segment: AnySegment) -> bool:
+        """Whether a segment is being cleaned."""
+        return segment in self._victims
+
     def forget(self, pool: LogPool) -> None:
         """The pool is gone."""
         if self._pool is pool:
@@ -186,7 +202,7 @@ class Cleaner:
         assert pool is not None
         victim = self._victims[0]
         at = self._at = victim.next(max(self._at, victim.passed))
-        if not pool.holds(victim) or at >= victim.used:
+        if not pool.holds(victim) or at >= victim.used or victim.unreadable:
             del self._victims[0]
             self._at = self._victims[0].passed if self._victims else 0
             return _DEAD_RECORD_BYTES
@@ -209,18 +225,11 @@ class Cleaner:
         live = found.count(locator)
         if not live:
             return _DEAD_RECORD_BYTES
-        try:
-            if live < record.pages and record.pages <= MAX_CHUNK_PAGES and record.encoding in {_LZ4, _RAW}:
-                pages = [page for page, holder in enumerate(found) if holder == locator]
-                if self._repack(pool, victim, record, locator, pages):
-                    return _REPACK_BYTES
-            self._move(pool, victim, record, at, live)
-        except OSError:
-            # The disk does not give it back now; its readers are told the same.
-            if isinstance(victim, SpilledSegment):
-                victim.unreadable = True
-            del self._victims[0]
-            self._at = 0
+        if live < record.pages and record.pages <= MAX_CHUNK_PAGES and record.encoding in {_LZ4, _RAW}:
+            pages = [page for page, holder in enumerate(found) if holder == locator]
+            if self._repack(pool, victim, record, locator, pages):
+                return _REPACK_BYTES
+        self._move(pool, victim, record, at, live)
         return record.size + _RECORD_BYTES
 
     def _room(self, pool: LogPool, victim: AnySegment, size: int) -> Segment:
@@ -240,6 +249,7 @@ class Cleaner:
     def _repack(self, pool: LogPool, victim: AnySegment, record: Record, locator: int, pages: list[int]) -> bool:
         """Cuts a partly dead chunk into chunks of what lives, if that is smaller."""
         data = victim.data(locator - victim.base, record)
+        assert data is not None
         plain = self._plain[: record.pages * PAGE_BYTES]
         if not self._codec.expand(record.encoding, data, record.pages, 0, plain):
             return False  # its readers will find it corrupt

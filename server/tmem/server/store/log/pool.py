@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tmem.server.store.interface import Counts, PoolPolicy
+from tmem.server.store.pending import Pending, then
 from tmem.wire.handles import Extent, Version
+from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
@@ -25,13 +27,19 @@ from .records import Record
 from .segments import OFFSET_BITS, OFFSET_MASK, Segment
 from .spill import Scratch, SpilledSegment
 
-__all__ = ["AnySegment", "Ledger", "LogPool", "Spare"]
+__all__ = ["AnySegment", "Held", "Ledger", "LogPool", "Spare"]
 
 AnySegment = Segment | SpilledSegment
 Spare = Callable[[AnySegment, int, Record], bool]
+Held = tuple[int, int, int, AnySegment, Record]
+"""Pages of a leaf that lie side by side in one record: the first, how many, the locator, the segment, the record."""
 
+_LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
+# A pool of so many segments wastes little by one that is mostly empty.
+_HUGE_FROM = 4
+_NOTHING = array("Q", bytes(8 * BLOCK_PAGES))
 
 
 @dataclass(slots=True)
@@ -43,6 +51,7 @@ class Ledger:
         dead: of these, for pages that are gone.
         spilled: of these, on the disk; spilled_dead: of these and dead, in spilled segments.
         stuck: of the dead bytes in memory, those that cleaning has tried in vain.
+        leaving: live bytes in memory of segments that are being written to the disk, as of when that began.
         tick: counts records, for their age.
     """
 
@@ -51,6 +60,7 @@ class Ledger:
     spilled: int = 0
     spilled_dead: int = 0
     stuck: int = 0
+    leaving: int = 0
     tick: int = 0
 
     @property
@@ -80,7 +90,7 @@ class LogPool:
     Args:
         policy: what it may have.
         ledger: the store's.
-        new_segment: makes one for at least so many bytes.
+        new_segment: makes one; told whether its memory may come in huge pages.
 
     Attributes:
         segments: in order of age; records go to the last one.
@@ -88,7 +98,7 @@ class LogPool:
 
     __slots__ = ("_by_number", "_counts", "_header_bytes", "_new_segment", "leaves", "ledger", "policy", "segments")
 
-    def __init__(self, policy: PoolPolicy, ledger: Ledger, new_segment: Callable[[], Segment]) -> None:
+    def __init__(self, policy: PoolPolicy, ledger: Ledger, new_segment: Callable[[bool], Segment]) -> None:
         self.policy = policy
         self.ledger = ledger
         self.leaves = Leaves()
@@ -123,8 +133,8 @@ class LogPool:
 
     # ---- Finding ----
 
-    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int, AnySegment, Record]]:
-        """Cuts the pages of a leaf that are there into runs of one record: (first, pages, locator, segment, record)."""
+    def runs(self, number: int, first: int, count: int) -> Iterator[Held]:
+        """Cuts the pages of a leaf that are there into runs of one record."""
         locators = self.leaves.read(number, first, count)
         at = 0
         while at < count:
@@ -142,15 +152,6 @@ class LogPool:
                 while at < count and locators[at] == locator:
                     at += 1
             yield first + begin, at - begin, locator, segment, record
-
-    def locators(self, extent: Extent) -> tuple[int, set[int]]:
-        """The number of an extent's leaf, 0 if there is none, and the records that its pages are in."""
-        number = self.leaves.find(extent.object, extent.block)
-        if not number:
-            return 0, set()
-        found = set(self.leaves.read(number, extent.first, extent.pages))
-        found.discard(0)
-        return number, found
 
     def look(self, locator: int) -> tuple[AnySegment, Record]:
         """The record at a locator of a live page."""
@@ -197,6 +198,8 @@ class LogPool:
             counts.same_filled_pages += pages
         elif encoding == _RAW:
             counts.raw_pages += pages
+        else:
+            segment.loose += len(data)
         ledger = self.ledger
         ledger.resident += size
         if self.policy.ephemeral:
@@ -207,20 +210,22 @@ class LogPool:
     def move(
         self, record: Record, source: AnySegment, at: int, target: Segment, live: int, *, age: int | None = None
     ) -> None:
-        """Copies a record with so many live pages to where there is room for it; it keeps its age unless one is given.
+        """Copies a record, whose bytes are here, with so many live pages to where there is room for it.
 
-        Raises:
-            OSError: its bytes can't be read.
+        It keeps its age unless one is given.
         """
         begin = target.used
         if isinstance(source, Segment):
             target.memory[begin : begin + record.size] = source.memory[at : record.end]
         else:
             data = source.data(at, record)
+            assert data is not None
             head = record.data_at - record.overhead
             target.memory[begin : begin + record.overhead] = source.heads[head : record.data_at]
             target.memory[begin + record.overhead : begin + record.size] = data
         target.used += record.size
+        if record.encoding == _LZ4 and not record.dense:
+            target.loose += record.length
         self.ledger.resident += record.size
         already_dead = record.length - record.live_bytes(live)
         self._charge_dead(source, record.size - already_dead)
@@ -257,6 +262,7 @@ class LogPool:
         if length:
             target.memory[target.used : target.used + length] = memory[begin:at]
             target.used += length
+            target.loose += source.loose * length // source.used
             self.ledger.resident += length
             self._charge_dead(source, length)
         return at, moved
@@ -278,7 +284,7 @@ class LogPool:
 
     def insert(self, position: int) -> Segment:
         """Adds an empty segment at a place in the order of age."""
-        segment = self._new_segment()
+        segment = self._new_segment(len(self.segments) >= _HUGE_FROM)
         self.segments.insert(position, segment)
         self._by_number[segment.number] = segment
         return segment
@@ -302,12 +308,35 @@ class LogPool:
 
     def unmap(self, number: int, first: int, count: int, spare: Spare | None = None) -> int:
         """Removes some pages of a leaf; answers how many. `spare` says of a record whether its pages are to stay."""
+        held = list(self.runs(number, first, count))
+        if spare is None:
+            return self.remove(number, first, count, held)
         removed = 0
-        for at, pages, locator, segment, record in list(self.runs(number, first, count)):
-            if spare is not None and spare(segment, locator - segment.base, record):
+        for at, pages, locator, segment, record in held:
+            if spare(segment, locator - segment.base, record):
                 continue
             live = self.live_pages(record, locator)
-            self.write(number, at, [0] * pages)
+            self.write(number, at, _NOTHING[:pages])
+            self.bury(segment, record, live, pages)
+            removed += pages
+        return removed
+
+    def remove(self, number: int, first: int, count: int, held: Sequence[Held]) -> int:
+        """Removes all pages of a part of a leaf, in which `held` is; answers how many. The leaf is told once."""
+        if not held:
+            return 0
+        lives = [
+            # Nearly every record is removed whole.
+            pages if pages == record.pages else self.live_pages(record, locator)
+            for _, pages, locator, _, record in held
+        ]
+        self.write(number, first, _NOTHING[:count])
+        removed = 0
+        left: dict[int, int] = {}
+        for (_, pages, locator, segment, record), lived in zip(held, lives, strict=True):
+            # A record that is there in several runs loses some of its pages each time.
+            live = left.get(locator, lived)
+            left[locator] = live - pages
             self.bury(segment, record, live, pages)
             removed += pages
         return removed
@@ -318,11 +347,12 @@ class LogPool:
 
     def bury(self, segment: AnySegment, record: Record, live: int, pages: int) -> None:
         """Some of the live pages of a record are gone from its leaf."""
-        gone = record.live_bytes(live) - record.live_bytes(live - pages)
-        dead = gone
         if live == pages:
-            dead += record.overhead
+            gone = record.length if live == record.pages else record.live_bytes(live)
+            dead = gone + record.overhead
             self._header_bytes -= record.overhead
+        else:
+            dead = gone = record.live_bytes(live) - record.live_bytes(live - pages)
         counts = self._counts
         counts.payload_bytes -= gone
         counts.pages -= pages
@@ -358,7 +388,30 @@ class LogPool:
     # ---- Spilling ----
 
     def spill(self, segment: Segment, scratch: Scratch) -> bool:
-        """Moves a segment to the disk; False if there is no room. Raises OSError."""
+        """Begins to move a segment to the disk; False if it is known already that there is no room.
+
+        It stays where it is, and can be read, cleaned and given back, until its bytes have been written.
+        """
+        size = segment.live
+        segment.leaving = True
+        self.ledger.leaving += size
+
+        def written(slot: int | None) -> bool:
+            segment.leaving = False
+            self.ledger.leaving -= size
+            if slot is None:
+                return False
+            if self.holds(segment):
+                self._replace(segment, scratch, slot)
+            else:
+                scratch.free(slot)
+            return True
+
+        begun = then(scratch.write(segment.memory[: segment.used]), written)
+        return True if isinstance(begun, Pending) else begun
+
+    def _replace(self, segment: Segment, scratch: Scratch, slot: int) -> None:
+        """A segment is on the disk."""
         offsets = []
         at = segment.passed
         while at < segment.used:
@@ -366,9 +419,6 @@ class LogPool:
             if self.live_pages(record, segment.base | at):
                 offsets.append(at)
             at = record.end
-        slot = scratch.write(segment.memory[: segment.used])
-        if slot is None:
-            return False
         spilled = SpilledSegment(segment, scratch, slot, offsets)
         self.segments[self.segments.index(segment)] = spilled
         self._by_number[segment.number] = spilled
@@ -376,7 +426,6 @@ class LogPool:
         self.ledger.spilled_dead += spilled.dead
         self.ledger.stuck -= segment.stuck
         segment.close()
-        return True
 
     # ---- Ending ----
 

@@ -3,7 +3,7 @@
 Owns: the form of a record in memory. It is made small, because a lone 4 KiB page has one of its own: 18 bytes, and 4 for each
 page's CRC32C. Which object and block it belongs to is the leaf's to say; the header has the leaf's number.
 
-    leaf      u32   number of the block's leaf
+    leaf      u31   number of the block's leaf, and a bit: its data were compressed as well as can be
     shape     u32   first page in the block, encoding, pages, encoded length
     sequence  u64
     generation u16  or 0 and 8 bytes more behind the header, for the rare one above 65535
@@ -23,12 +23,27 @@ from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
-__all__ = ["CRC_BYTES", "MAX_RECORD_BYTES", "Record", "measure", "overhead", "read", "span", "write"]
+__all__ = [
+    "CRC_BYTES",
+    "MAX_LEAF",
+    "MAX_RECORD_BYTES",
+    "Record",
+    "mark_dense",
+    "measure",
+    "overhead",
+    "read",
+    "span",
+    "write",
+]
 
 _HEADER = Struct("<IIQH")
 _WIDE = Struct("<Q")
 _MAX_NARROW = (1 << 16) - 1
 CRC_BYTES = 4
+
+MAX_LEAF = (1 << 31) - 1
+"""The highest number of a leaf: 4 EiB of plain pages."""
+_DENSE_BYTE, _DENSE_BIT = 3, 1 << 7
 
 _ENCODING_SHIFT = 9
 _WIDE_BIT = 1 << 11
@@ -50,6 +65,7 @@ class Record(NamedTuple):
         crcs_at, data_at: where its checksums and its data begin in the segment; equal where the checksums follow from the word.
         length: bytes of its data.
         overhead: bytes before its data.
+        dense: compressing its data anew is of no use.
     """
 
     leaf: int
@@ -61,6 +77,7 @@ class Record(NamedTuple):
     overhead: int
     crcs_at: int
     data_at: int
+    dense: bool
 
     @property
     def end(self) -> int:
@@ -150,9 +167,15 @@ def write(
     return at - begin
 
 
+def mark_dense(memory: memoryview, at: int) -> None:
+    """Notes that compressing the record at `at` anew is of no use."""
+    memory[at + _DENSE_BYTE] |= _DENSE_BIT
+
+
 def span(memory: memoryview, at: int) -> tuple[int, int, int, int]:
     """Of the record at `at` the leaf's number, the first page, the pages, and all its bytes: a third of the cost of `read`."""
     leaf, shape, _, _ = _HEADER.unpack_from(memory, at)
+    leaf &= MAX_LEAF
     size = _HEADER.size
     if shape & _WIDE_BIT:
         size += _WIDE.size
@@ -186,4 +209,15 @@ def read(memory: memoryview, at: int) -> Record:
         pages = (shape >> _CHUNK_PAGES_SHIFT & 15) + 1
         length = (shape >> _LENGTH_SHIFT) + 1
         at += CRC_BYTES * pages
-    return Record(leaf, shape & 511, pages, encoding, length, Version(generation, sequence), at - begin, crcs_at, at)
+    return Record(
+        leaf & MAX_LEAF,
+        shape & 511,
+        pages,
+        encoding,
+        length,
+        Version(generation, sequence),
+        at - begin,
+        crcs_at,
+        at,
+        leaf > MAX_LEAF,
+    )

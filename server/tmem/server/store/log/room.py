@@ -26,11 +26,17 @@ __all__ = ["Room"]
 
 # What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
 _CLEANER_SHARE = 0.10
+# How much above its limit memory may be after a journal was read.
+_LOADING_SHARE = 1 / 16
 # After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
 # its limit would take one page of every few, and none of its clients could plan.
 _HYSTERESIS = 0.005
 # A segment is not worth spilling when so much of it is dead: cleaning it frees as much.
 _MAX_SPILLED_DEAD = 0.25
+# Spilling begins so far below the limit, because the disk takes a while; and so much of the limit may be on its way there at once,
+# which puts may count on already: a third of what is the cleaner's.
+_SPILL_AHEAD = 0.05
+_LEAVING_SHARE = _CLEANER_SHARE / 3
 
 
 class Room:
@@ -40,6 +46,7 @@ class Room:
         pools: all of them, as they come and go.
         ledger, cleaner: the store's.
         limit_bytes: the most bytes of segments and index in memory.
+        segment_bytes: how long a segment is.
         scratch: room on a disk, or None.
         on_evicted: told the pool and pages of whatever is evicted.
 
@@ -53,19 +60,29 @@ class Room:
         ledger: Ledger,
         cleaner: Cleaner,
         limit_bytes: int,
+        segment_bytes: int,
         scratch: Scratch | None,
         on_evicted: Callable[[int, Extent], object],
     ) -> None:
         self._pools = pools
         self._ledger = ledger
         self._cleaner = cleaner
-        self._limit_bytes = limit_bytes
-        self._live_limit = int(limit_bytes * (1 - _CLEANER_SHARE))
+        self._given_bytes = limit_bytes
+        self.set_loading(loading=False)
+        self._segment_bytes = segment_bytes
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
         self._reserving: list[LogPool] = []
         self.ending: list[LogPool] = []
+
+    def set_loading(self, *, loading: bool) -> None:
+        """Whether what a journal says is being stored again.
+
+        It was all there before: so a little more than the limit is no reason to refuse it, should it lie less well now.
+        """
+        self._limit_bytes = int(self._given_bytes * (1 + _LOADING_SHARE * loading))
+        self._live_limit = int(self._limit_bytes * (1 - _CLEANER_SHARE))
 
     def make(self, pool: LogPool, new: int, freed: int) -> Reason:
         """Makes room for `new` bytes of a pool, in the place of `freed` ones; answers why not, or UNSPECIFIED."""
@@ -76,20 +93,31 @@ class Room:
         reserved = pool.used_bytes + new <= pool.policy.reserved_bytes
         if not reserved and not pool.policy.ephemeral and not self._spare_promised(pool, new):
             return Reason.CAPACITY
-        while ledger.live + new > self._live_limit or (not reserved and self._must_wait(pool, new, freed)):
+        while self._staying + new > self._live_limit or (not reserved and self._must_wait(pool, new, freed)):
             if not (self.evict_one() or self._spill_one()):
                 self._full = True
                 return Reason.CAPACITY
         while ledger.memory + new > self._limit_bytes:
             if not (self.end_some() or self._cleaner.make_room() or self.evict_one() or self._spill_one()):
                 return Reason.CAPACITY
+        if (
+            self._scratch is not None
+            and self._staying > self._live_limit * (1 - _SPILL_AHEAD)
+            and not any(other.policy.ephemeral and other.counts.pages for other in self._pools.values())
+        ):
+            self._spill_one()
         return Reason.UNSPECIFIED
+
+    @property
+    def _staying(self) -> int:
+        """Live bytes in memory that are not on their way to the disk."""
+        return self._ledger.live - self._ledger.leaving
 
     def _must_wait(self, pool: LogPool, new: int, freed: int) -> bool:
         """Whether the memory was full a moment ago, and too little has gone since."""
         if not self._full:
             return False
-        if self._ledger.live + new <= self._live_limit * (1 - _HYSTERESIS):
+        if self._staying + new <= self._live_limit * (1 - _HYSTERESIS):
             self._full = False
             return False
         return not pool.policy.ephemeral and new > freed
@@ -138,11 +166,10 @@ class Room:
         promised = sum(
             max(0, other.policy.reserved_bytes - other.used_bytes) for other in self._reserving if other is not pool
         )
-        ledger = self._ledger
-        if not promised or ledger.live + new + promised <= self._live_limit:
+        if not promised or self._staying + new + promised <= self._live_limit:
             return True
         evictable = sum(other.used_bytes for other in self._pools.values() if other.policy.ephemeral)
-        while ledger.live - evictable + new + promised > self._live_limit:
+        while self._staying - evictable + new + promised > self._live_limit:
             if not self._spill_one():
                 return False
         return True
@@ -150,8 +177,8 @@ class Room:
     # ---- Spilling ----
 
     def _spill_one(self) -> bool:
-        """Moves the oldest segment of persistent pages to the disk; False if there is none, or no room."""
-        if self._scratch is None:
+        """Begins to move the oldest segment of persistent pages to the disk; False if there is none, or no room, or enough on its way."""
+        if self._scratch is None or self._ledger.leaving > max(_LEAVING_SHARE * self._limit_bytes, self._segment_bytes):
             return False
         oldest: tuple[LogPool, Segment] | None = None
         for pool in self._pools.values():
@@ -159,17 +186,16 @@ class Room:
                 continue
             for segment in pool.segments[:-1]:
                 # Segments are numbered as they are made, and within a pool the first that is there is the oldest.
-                if isinstance(segment, Segment) and segment.dead <= _MAX_SPILLED_DEAD * segment.resident:
+                if not isinstance(segment, Segment) or segment.leaving:
+                    continue
+                if segment.dead <= _MAX_SPILLED_DEAD * segment.resident:
                     if oldest is None or segment.number < oldest[1].number:
                         oldest = pool, segment
                     break
         if oldest is None:
             return False
         pool, segment = oldest
-        try:
-            return pool.spill(segment, self._scratch)
-        except OSError:
-            return False
+        return pool.spill(segment, self._scratch)
 
     # ---- Eviction ----
 

@@ -2,12 +2,15 @@
 
 Owns: `SpilledSegment`: a segment whose data are in a file and whose records' headers stay in memory, so that only a get of its
 bytes waits for the disk; an overwrite or a flush does not. Where the bytes are is a `Scratch`'s business.
+
+Who waits for bytes pins the segment: its slot is not used again before they have come.
 """
 
 from array import array
 from bisect import bisect_left
 from typing import Protocol
 
+from tmem.server.store.pending import Pending, then
 from tmem.wire.results import Encoding
 
 from . import records
@@ -20,14 +23,18 @@ _SAME_FILLED = int(Encoding.SAME_FILLED)
 
 
 class Scratch(Protocol):
-    """Room on a disk, in slots as long as a segment."""
+    """Room on a disk, in slots as long as a segment. A Pending is settled on the store's thread."""
 
-    def write(self, data: memoryview) -> int | None:
-        """Writes a segment; answers its slot, or None if there is no room. Raises OSError."""
+    def write(self, data: memoryview) -> int | Pending[int | None] | None:
+        """Writes a segment, which stays as it is meanwhile; answers its slot, or None if it could not be written."""
         ...
 
-    def read(self, slot: int, offset: int, size: int) -> bytes:
-        """Some bytes of a slot. Raises OSError."""
+    def read(self, slot: int, offset: int, size: int) -> bytes | Pending[bytes | None] | None:
+        """Some bytes of a slot, which is not freed meanwhile; None if they can't be read."""
+        ...
+
+    def read_now(self, slot: int, offset: int, size: int) -> bytes:
+        """The same, and waits for it. Raises OSError."""
         ...
 
     def free(self, slot: int) -> None:
@@ -47,21 +54,25 @@ class SpilledSegment:
         heads: the headers and checksums of its records; of same-filled ones the data too.
         on_disk: bytes that memory no longer has to hold.
         unreadable: the disk has failed once; it is not worth cleaning.
+        image: all of its bytes, while it is being cleaned.
     """
 
     spilled = True
+    leaving = False
     free = 0
     stuck = 0
 
     __slots__ = (
-        "_ages",
+        "_closed",
         "_offsets",
+        "_pins",
         "_positions",
         "_scratch",
         "_slot",
         "base",
         "dead",
         "heads",
+        "image",
         "number",
         "on_disk",
         "passed",
@@ -86,6 +97,9 @@ class SpilledSegment:
         self._slot = slot
         self._offsets = array("I", offsets)
         self._positions = array("I")
+        self._pins = 0
+        self._closed = False
+        self.image: memoryview | None = None
         heads = bytearray()
         for at in offsets:
             record = segment.read(at)
@@ -114,16 +128,57 @@ class SpilledSegment:
         """The record at an offset."""
         return records.read(self.heads, self._positions[bisect_left(self._offsets, at)])
 
-    def data(self, at: int, record: Record) -> memoryview:
-        """The data of a record. Raises OSError."""
+    def data(self, at: int, record: Record) -> memoryview | None:
+        """The data of a record; None if they are on the disk alone."""
         if record.encoding == _SAME_FILLED:
             return self.heads[record.data_at : record.end]
-        return memoryview(self._scratch.read(self._slot, at + record.overhead, record.length))
+        if self.image is None:
+            return None
+        begin = at + record.overhead
+        return self.image[begin : begin + record.length]
+
+    def data_now(self, at: int, record: Record) -> memoryview:
+        """The data of a record, waiting for the disk if it must. Raises OSError."""
+        here = self.data(at, record)
+        return (
+            here
+            if here is not None
+            else memoryview(self._scratch.read_now(self._slot, at + record.overhead, record.length))
+        )
+
+    def fetch_data(self, at: int, record: Record) -> bytes | Pending[bytes | None] | None:
+        """The data of a record, once it is here; None if it can't be read."""
+        return self._fetch(at + record.overhead, record.length)
+
+    def fetch_image(self) -> None:
+        """Sees to it that all its bytes are here, or that it is known to be unreadable: later, unless the disk is quick."""
+        if self._pins:
+            return  # on their way
+
+        def take(image: bytes | None) -> None:
+            self.image = None if image is None or self._closed else memoryview(image)
+            self.unreadable = image is None
+
+        then(self._fetch(0, self.used), take)
+
+    def _fetch(self, offset: int, size: int) -> bytes | Pending[bytes | None] | None:
+        self._pins += 1
+
+        def unpin(data: bytes | None) -> bytes | None:
+            self._pins -= 1
+            if self._closed and not self._pins:
+                self._scratch.free(self._slot)
+            return data
+
+        return then(self._scratch.read(self._slot, offset, size), unpin)
 
     def age(self, offset: int) -> int:  # noqa: ARG002  a segment in memory needs it
         """Ages matter where pages are evicted, and those are never spilled."""
         return 0
 
     def close(self) -> None:
-        """Gives it back."""
-        self._scratch.free(self._slot)
+        """Gives it back, once nobody reads it any more."""
+        self._closed = True
+        self.image = None
+        if not self._pins:
+            self._scratch.free(self._slot)

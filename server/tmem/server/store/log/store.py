@@ -5,9 +5,13 @@ Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. Th
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import NamedTuple
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Stored
+from tmem.server.store.pending import Pending, then
 from tmem.wire.answers import Chunk, Pages, Run
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
@@ -18,11 +22,12 @@ from tmem.wire.results import Code, Durability, Encoding, PoolKind, Reason
 
 from . import records
 from .cleaner import Cleaner
-from .pool import AnySegment, Ledger, LogPool, Spare
+from .pool import AnySegment, Held, Ledger, LogPool, Spare
+from .recompressor import Recompressor
 from .records import Record
 from .room import Room
 from .segments import Segment
-from .spill import Scratch
+from .spill import Scratch, SpilledSegment
 
 __all__ = ["LogStore", "segment_size"]
 
@@ -34,12 +39,30 @@ _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 
 _MIN_SEGMENT_BYTES, _MAX_SEGMENT_BYTES = 256 << 10, 4 << 20
+# position in the answer, pages, the first one's offset in its chunk, locator, where it is, its record, its data if they are here
+_Piece = tuple[int, int, int, int, "AnySegment | _Copy", Record, memoryview | None]
 # The most that making an extent's leaf can take.
 _LEAF_BYTES = 4096 + 512
 # What a flushed page counts to the cleaner, as bytes put: about what it leaves dead.
 _FLUSHED_BYTES = 1024
 # A pool that ends gives back so many pieces at once; the rest goes in steps.
 _PIECES_AT_ONCE = 8
+
+
+class _Copy(NamedTuple):
+    """A record by itself, for an answer that outlives its segment."""
+
+    heads: memoryview
+    spilled: bool = False
+
+
+def _copied(piece: _Piece) -> _Piece:
+    position, count, offset, locator, segment, record, data = piece
+    assert data is not None
+    begin = record.data_at - record.overhead
+    memory = memoryview(bytes(segment.heads[begin : record.end]))
+    own = records.read(memory, 0)
+    return position, count, offset, locator, _Copy(memory), own, memory[own.data_at : own.end]
 
 
 def segment_size(limit_bytes: int) -> int:
@@ -56,6 +79,9 @@ class LogStore:
         segment_bytes: how long a segment is; None = by the limit.
         scratch: where persistent segments go when memory is full; None = nowhere. Its slots are as long as a segment.
         on_evicted: told the pool and pages of whatever is evicted.
+
+    Attributes:
+        recompressor: makes smaller what has been there for a while, if it is asked to.
     """
 
     name = "segments"
@@ -78,7 +104,12 @@ class LogStore:
         self._cleaner = Cleaner(
             self._pools.values(), self._ledger, Codec(CopyCounter()), self._segment_bytes, limit_bytes
         )
-        self._room = Room(self._pools, self._ledger, self._cleaner, limit_bytes, scratch, on_evicted)
+        self._room = Room(
+            self._pools, self._ledger, self._cleaner, limit_bytes, self._segment_bytes, scratch, on_evicted
+        )
+        self.recompressor = Recompressor(
+            self._pools.values(), self._ledger, self._cleaner, self._segment_bytes, limit_bytes
+        )
         self._retired = Counts()  # the counters of pools that are gone
 
     # ---- Pools ----
@@ -93,8 +124,8 @@ class LogStore:
     def reserve(self, key: int, size: int) -> None:
         self._room.reserve(self._pools[key], size)
 
-    def _new_segment(self) -> Segment:
-        return Segment(next(self._numbers), self._segment_bytes)
+    def _new_segment(self, huge: bool) -> Segment:
+        return Segment(next(self._numbers), self._segment_bytes, huge=huge)
 
     def drop_pool(self, key: int) -> int:
         pool = self._pools.pop(key)
@@ -110,12 +141,15 @@ class LogStore:
             self._room.end_some()
         return pages
 
-    def leave(self, key: int, user: int) -> int:
-        pool = self._pools[key]
-        return sum(
-            pool.unmap(number, 0, BLOCK_PAGES, lambda segment, at, record: _last_user(segment, at, record) != user)
-            for number in list(pool.leaves.numbers())
-        )
+    def leave(self, key: int, user: int) -> Iterator[int]:
+        pool = self._pools.get(key)
+        for number in pool.leaves.numbers() if pool is not None else ():
+            assert pool is not None
+            yield pool.unmap(
+                number, 0, BLOCK_PAGES, lambda segment, at, record: _last_user(segment, at, record) != user
+            )
+            if self._pools.get(key) is not pool:
+                return
 
     # ---- Pages ----
 
@@ -130,13 +164,14 @@ class LogStore:
                 covered += put.pages[chunk_end]
                 size += put.sizes[chunk_end]
                 chunk_end += 1
-            if self._is_stale(pool, version, extent):
+            number = pool.leaves.find(extent.object, extent.block)
+            held = list(pool.runs(number, extent.first, extent.pages)) if number else []
+            if _has_newer(held, version):
                 reasons.append(int(Reason.STALE))
             else:
                 # Stored or refused, the old pages go: so what they free may be used for the new ones.
                 live_before = self._ledger.live
-                number = pool.leaves.find(extent.object, extent.block)
-                removed = pool.unmap(number, extent.first, extent.pages) if number else 0
+                removed = pool.remove(number, extent.first, extent.pages, held)
                 freed = live_before - self._ledger.live
                 reason = self._room.make(
                     pool, self._size(pool, extent, size, chunk_end - chunk, version.generation), freed
@@ -172,26 +207,62 @@ class LogStore:
 
     def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored:
         pool = self._pools[key]
-        dropped = sum(
-            self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent)
-        )
+        dropped = 0
+        for extent in extents:
+            number = pool.leaves.find(extent.object, extent.block)
+            held = list(pool.runs(number, extent.first, extent.pages)) if number else []
+            if not _has_newer(held, version):
+                dropped += pool.remove(number, extent.first, extent.pages, held)
         return Stored([int(reason)] * len(extents), 0, dropped)
 
-    @staticmethod
-    def _unmap_extent(pool: LogPool, extent: Extent) -> int:
-        number = pool.leaves.find(extent.object, extent.block)
-        return pool.unmap(number, extent.first, extent.pages) if number else 0
-
-    def get(self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False) -> Pages:
+    def get(
+        self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
+    ) -> Pages | Pending[Pages]:
         pool = self._pools[key]
-        shared = pool.policy.kind == PoolKind.SHARED
-        pages = Pages()
-        asked = sum(extent.pages for extent in extents)
-        codes = [_MISS] * asked
-        crcs = array("I")
-        chunks: dict[int, int] = {}
-        room = max_bytes - asked * PAGE_BYTES  # beyond what the pages alone could take
-        begin = hits = 0
+        taker = user if pool.policy.kind == PoolKind.SHARED else None
+        found = self._find(pool, extents, taker)
+        if not self._ledger.spilled:
+            return self._answer(pool, extents, max_bytes, found, alone=alone)
+        pieces = list(found)
+        wanted = {piece[3]: piece for piece in pieces if piece[6] is None}
+        if not wanted:
+            return self._answer(pool, extents, max_bytes, pieces, alone=alone)
+        # The answer is of now: what is put, flushed or cleaned until the disk has answered does not count.
+        pieces = [piece if piece[4].spilled else _copied(piece) for piece in pieces]
+        read: dict[int, memoryview | None] = {}
+
+        def take(locator: int, data: bytes | None) -> Pages | None:
+            read[locator] = None if data is None else memoryview(data)
+            if len(read) < len(wanted):
+                return None
+            filled = (piece if piece[6] is not None else (*piece[:6], read[piece[3]]) for piece in pieces)
+            return self._answer(pool, extents, max_bytes, filled, alone=alone)
+
+        later: Pending[Pages] = Pending()
+        for locator, (_, _, _, _, segment, record, _) in wanted.items():
+            assert isinstance(segment, SpilledSegment)
+            taken = then(segment.fetch_data(locator - segment.base, record), partial(take, locator))
+            if isinstance(taken, Pages):
+                return taken  # a disk that answers at once
+            if isinstance(taken, Pending):
+                taken.when_settled(lambda pages: later.settle(pages) if pages is not None else None)
+        return later
+
+    def read_now(self, key: int, extents: Sequence[Extent], max_bytes: int) -> Pages:
+        pool = self._pools[key]
+        pieces: list[_Piece] = []
+        for piece in self._find(pool, extents, None):
+            position, count, offset, locator, segment, record, data = piece
+            if data is None and isinstance(segment, SpilledSegment):
+                with suppress(OSError):
+                    data = segment.data_now(locator - segment.base, record)
+            pieces.append((position, count, offset, locator, segment, record, data))
+        return self._answer(pool, extents, max_bytes, pieces, alone=False)
+
+    @staticmethod
+    def _find(pool: LogPool, extents: Sequence[Extent], taker: int | None) -> Iterator[_Piece]:
+        """What is held of some extents, run by run; `taker` is who uses it, if that matters."""
+        begin = 0
         for extent in extents:
             number = pool.leaves.find(extent.object, extent.block)
             start = begin - extent.first
@@ -199,34 +270,45 @@ class LogStore:
             if not number:
                 continue
             for first, count, locator, segment, record in pool.runs(number, extent.first, extent.pages):
-                if shared:
-                    pool.note_use(segment, locator - segment.base, user, touched=True)
-                position = start + first
-                offset = first - record.first
-                room += count * PAGE_BYTES
-                chunk = chunks.get(locator)
-                if chunk is None:
-                    try:
-                        data = segment.data(locator - segment.base, record)
-                    except OSError:
-                        codes[position : position + count] = [_REFUSED] * count
-                        pages.refused.append((position, count, int(Reason.IO)))
-                        continue
-                    whole = not alone or record.pages == 1 or record.encoding == _SAME_FILLED
-                    if whole and record.length <= room:
-                        chunk = chunks[locator] = len(pages.chunks)
-                        pages.chunks.append(Chunk(record.encoding, record.pages, data))
-                        room -= record.length
-                codes[position : position + count] = [_HIT] * count
-                hits += count
-                if chunk is not None:
-                    record.add_crcs(segment.heads, offset, count, crcs)
-                    pages.runs.append(Run(position, count, chunk, offset, *record.version))
-                else:
-                    pool.counts.expanded += count
-                    room -= count * PAGE_BYTES
-                    expected = record.crcs(segment.heads)[offset : offset + count]
-                    self._expand(pages, codes, crcs, record, data, position, offset, expected)
+                if taker is not None:
+                    pool.note_use(segment, locator - segment.base, taker, touched=True)
+                data = segment.data(locator - segment.base, record)
+                yield start + first, count, first - record.first, locator, segment, record, data
+
+    def _answer(
+        self, pool: LogPool, extents: Sequence[Extent], max_bytes: int, pieces: Iterable[_Piece], *, alone: bool
+    ) -> Pages:
+        """The answer to a get: of what was found, the rest is missed; what has no data can't be read."""
+        pages = Pages()
+        asked = sum(extent.pages for extent in extents)
+        codes = [_MISS] * asked
+        crcs = array("I")
+        chunks: dict[int, int] = {}
+        room = max_bytes - asked * PAGE_BYTES  # beyond what the pages alone could take
+        hits = 0
+        for position, count, offset, locator, segment, record, data in pieces:
+            room += count * PAGE_BYTES
+            if data is None:
+                codes[position : position + count] = [_REFUSED] * count
+                pages.refused.append((position, count, int(Reason.IO)))
+                continue
+            chunk = chunks.get(locator)
+            if chunk is None:
+                whole = not alone or record.pages == 1 or record.encoding == _SAME_FILLED
+                if whole and record.length <= room:
+                    chunk = chunks[locator] = len(pages.chunks)
+                    pages.chunks.append(Chunk(record.encoding, record.pages, data))
+                    room -= record.length
+            codes[position : position + count] = [_HIT] * count
+            hits += count
+            if chunk is not None:
+                record.add_crcs(segment.heads, offset, count, crcs)
+                pages.runs.append(Run(position, count, chunk, offset, *record.version))
+            else:
+                pool.counts.expanded += count
+                room -= count * PAGE_BYTES
+                expected = record.crcs(segment.heads)[offset : offset + count]
+                self._expand(pages, codes, crcs, record, data, position, offset, expected)
         if hits != asked or len(crcs) != asked:
             pages.codes = codes
         pages.crcs = crcs
@@ -306,6 +388,15 @@ class LogStore:
         total.dead_bytes = self._ledger.dead  # of pools that are ending, too
         return total
 
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """While what a journal says is stored again: memory may then be a little above its limit."""
+        self._room.set_loading(loading=True)
+        try:
+            yield
+        finally:
+            self._room.set_loading(loading=False)
+
     def step(self) -> bool:
         return self._room.end_some() or self._cleaner.step()
 
@@ -327,11 +418,10 @@ class LogStore:
             total += _LEAF_BYTES if extent.pages > 1 else _LEAF_BYTES // 16
         return total
 
-    @staticmethod
-    def _is_stale(pool: LogPool, version: Version, extent: Extent) -> bool:
-        """Whether a page of the extent was written later by the same generation."""
-        _, found = pool.locators(extent)
-        return any(_is_newer(pool.look(locator)[1].version, version) for locator in found)
+
+def _has_newer(held: Sequence[Held], version: Version) -> bool:
+    """Whether any of what is held was written later by the same generation."""
+    return any(_is_newer(record.version, version) for *_, record in held)
 
 
 def _last_user(segment: AnySegment, at: int, record: Record) -> int:

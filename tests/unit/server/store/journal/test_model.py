@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.journals import Host, SteppedFiles, Writer, contents
 from tests.pages import PAGE, random_page, same_filled_page, text_page
 
-from tmem.server.host import journal as files_module
+from tmem.server.host import journal_directory as files_module
 from tmem.server.store.interface import Flushed, Stored
 from tmem.server.store.journal import rewriter
 from tmem.server.store.pending import Pending

@@ -12,7 +12,7 @@ import pytest
 from tests.journals import Host, contents, watch_calls
 from tests.pages import PAGE, extent, random_page, text_page
 
-from tmem.server.host import journal as files_module
+from tmem.server.host import journal_directory as directory_module
 from tmem.server.store.journal import rewriter
 from tmem.server.store.journal.entries import (
     HEADER_BYTES,
@@ -29,7 +29,7 @@ from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
 from tmem.wire.requests import Header, encode_flush, encode_get
-from tmem.wire.results import Code
+from tmem.wire.results import Code, Reason
 
 A, B, C = text_page(1), text_page(2), random_page(3)
 State = dict[tuple[int, int], tuple[bytes, Version]]
@@ -55,7 +55,7 @@ def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal is written anew as soon as it is a little longer than it must be."""
     monkeypatch.setattr(rewriter, "_REWRITE_BYTES", 2_000)
     monkeypatch.setattr(rewriter, "_REWRITE_FACTOR", 1.2)
-    monkeypatch.setattr(files_module, "_RESERVE_BYTES", 8192)
+    monkeypatch.setattr(directory_module, "_RESERVE_BYTES", 8192)
 
 
 def last_file(directory: Path) -> Path:
@@ -92,7 +92,7 @@ def test_a_crash_at_any_moment_of_a_pass_loses_nothing(
         first.make(f"pool-{number}" if number else "pool").put(number, 0, A)
     first.files.close()
     with monkeypatch.context() as patch:
-        monkeypatch.setattr(files_module, "_FILE_BYTES", 6_000)  # and files begin by themselves as well
+        monkeypatch.setattr(directory_module, "_FILE_BYTES", 6_000)  # and files begin by themselves as well
         snapshots = Snapshots(patch, tmp_path / "journal", tmp_path / "copies")
         (tmp_path / "copies").mkdir()
         host = start(stepped=True, write=snapshots.write)
@@ -357,7 +357,7 @@ def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def reboot() -> None:
         boot = next(boots)
-        monkeypatch.setattr(files_module, "boot_id", lambda: bytes([boot] * 16))
+        monkeypatch.setattr(directory_module, "boot_id", lambda: bytes([boot] * 16))
 
     return reboot
 
@@ -400,7 +400,7 @@ def test_a_machine_that_went_down_after_an_orderly_end_lost_nothing(
 def test_a_crash_at_any_moment_of_a_start_after_a_reboot_still_tells_of_it(
     start: Start, tmp_path: Path, reboot: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files_module, "_RESERVE_BYTES", 8192)
+    monkeypatch.setattr(directory_module, "_RESERVE_BYTES", 8192)
     reboot()
     host = start()
     writer = host.make()
@@ -513,6 +513,21 @@ def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) 
         writer.put(number, 0, C * 4)
     with pytest.raises(JournalError, match=r"journal-00000001: .*holds more than memory_limit allows: raise it"):
         start(host.crash(tmp_path / "copy"), limit=1 << 20)
+
+
+def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(start: Start, tmp_path: Path) -> None:
+    """A pass writes what is left of a chunk as chunks of their own, which may take a little more than before."""
+    host = start(limit=8 << 20)
+    writer = host.make()
+    stored = 0
+    while not writer.put(7, stored, random_page(stored)).reasons:
+        stored += 1
+    host.crash(tmp_path / "full")
+
+    again = start(tmp_path / "full", limit=int((8 << 20) * 0.97))
+
+    assert len(contents(again.store, again.pool().key)) == stored
+    assert again.find().put(8, 0, random_page(0)).reasons == [Reason.CAPACITY], "the limit holds for what is new"
 
 
 def test_a_pool_that_is_over_its_quota_is_read(start: Start, tmp_path: Path) -> None:

@@ -38,15 +38,19 @@ def written(draw):
     )
 
 
-@given(written(), st.integers(0, 100), st.integers(1, 2**32 - 1))
-def test_what_is_read_is_what_was_written(parts, at, leaf):
+@given(written(), st.integers(0, 100), st.integers(1, records.MAX_LEAF), st.booleans())
+def test_what_is_read_is_what_was_written(parts, at, leaf, dense):
     first, encoding, data, crcs, version = parts
     held = memory()
     size = records.measure(encoding, data, crcs, version.generation)
     overhead = records.write(held, at, leaf, first, encoding, data, crcs, version)
 
+    if dense:
+        records.mark_dense(held, at)
     record = records.read(held, at)
 
+    assert record.dense == dense
+    assert records.span(held, at) == (leaf, first, len(crcs), size)
     assert overhead + len(data) == size == record.size
     assert record.end == at + size
     assert record[:6] == (leaf, first, len(crcs), encoding, len(data), version)

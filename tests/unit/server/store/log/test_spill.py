@@ -1,36 +1,54 @@
 """Cold segments go to the disk when memory is full, and come back byte for byte, or the reader is told."""
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.disks import LateScratch
 from tests.pages import PAGE, random_page, same_filled_page, text_page
-from tests.stores import KEY, StoreUser
+from tests.stores import KEY, Got, StoreUser
 
+from tmem.server.host.disk import Disk, FaultyDisk
 from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.log import LogStore
+from tmem.server.store.pending import Pending
+from tmem.wire.answers import Pages
+from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
+from tmem.wire.handles import Extent
 from tmem.wire.results import Code, PoolKind, Reason
+from tmem.wire.splice import BytesLike
 
 SEGMENT = 256 << 10
 MIB = 1 << 20
 
 
-class FailingScratch(ScratchFile):
+class Breakable(Disk):
     """A disk that fails when told to."""
 
     broken = False
 
-    def read(self, slot: int, offset: int, size: int) -> bytes:
-        if self.broken:
-            raise OSError(5, "Input/output error")
-        return super().read(slot, offset, size)
+    def pread(self, file: int, size: int, offset: int) -> bytes:
+        self._check(5)
+        return super().pread(file, size, offset)
 
-    def write(self, data: memoryview) -> int | None:
+    def pwrite(self, file: int, data: BytesLike, offset: int) -> int:
+        self._check(28)
+        return super().pwrite(file, data, offset)
+
+    def _check(self, number: int) -> None:
         if self.broken:
-            raise OSError(28, "No space left on device")
-        return super().write(data)
+            raise OSError(number, os.strerror(number))
+
+
+class FailingScratch(ScratchFile):
+    """On such a disk."""
+
+    def __init__(self, directory: Path, slot_bytes: int, limit_bytes: int) -> None:
+        self.disk = Breakable()
+        super().__init__(directory, slot_bytes, limit_bytes, self.disk)
 
 
 @pytest.fixture
@@ -77,7 +95,7 @@ def test_when_the_disk_is_full_too_puts_are_refused_and_nothing_is_lost(store: L
 def test_overwrites_and_flushes_of_pages_on_the_disk_need_no_disk(store: LogStore, scratch: FailingScratch) -> None:
     user = StoreUser(store)
     fill(user, 1000)
-    scratch.broken = True
+    scratch.disk.broken = True
     assert user.flush(7, 0, 100) == 100
     assert user.put(7, 200, text_page(1)).replaced == 1
     assert user.get(7, 0, 100).codes == [Code.MISS] * 100
@@ -90,17 +108,17 @@ def test_a_disk_that_fails_is_told_to_the_reader_and_not_taken_for_a_miss(
 ) -> None:
     user = StoreUser(store)
     fill(user, 1000)
-    scratch.broken = True
+    scratch.disk.broken = True
     got = user.get(7, 0, 2)
     assert got.codes == [Code.REFUSED] * 2
     assert {reason for _, _, reason in got.raw.refused} == {Reason.IO}
     assert user.get(7, 999).page == random_page(999)  # in memory
-    scratch.broken = False
+    scratch.disk.broken = False
     assert user.get(7, 0).page == random_page(0)
 
 
 def test_a_disk_that_takes_nothing_is_as_none(store: LogStore, scratch: FailingScratch) -> None:
-    scratch.broken = True
+    scratch.disk.broken = True
     user = StoreUser(store)
     index = 0
     while user.put(7, index, random_page(index)).reasons is None:
@@ -148,7 +166,7 @@ def test_same_filled_pages_need_no_disk_to_be_read(store: LogStore, scratch: Fai
     user = StoreUser(store)
     user.put(9, 0, same_filled_page(b"8 bytes!") * 20)
     fill(user, 1500)
-    scratch.broken = True
+    scratch.disk.broken = True
     assert user.get(9, 0, 20).whole == same_filled_page(b"8 bytes!") * 20
 
 
@@ -160,3 +178,173 @@ def test_chunks_of_many_pages_are_read_in_part(store: LogStore) -> None:
         user.flush(7, page)
     got = user.get(7, 0, 128)
     assert got.data == {page: random_page(page) for page in range(128) if page % 3}
+
+
+# ---- A disk that takes its time ----
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Iterator[LateScratch]:
+    made = LateScratch(tmp_path, SEGMENT, 8 * MIB)
+    yield made
+    made.finish()
+    made.close()
+
+
+@pytest.fixture
+def waiting(late: LateScratch) -> LogStore:
+    return LogStore(4 * MIB, CopyCounter(), segment_bytes=SEGMENT, scratch=late)
+
+
+def fill_all(user: StoreUser, late: LateScratch, count: int) -> None:
+    """Puts pages, each as soon as the disk has made room for it."""
+    for index in range(count):
+        while user.put(7, index, random_page(index)).reasons:
+            assert late.turn(), "there is no room, and the disk has nothing to do"
+
+
+def ask(store: LogStore, index: int, count: int = 1) -> list[Pages]:
+    """Asks for pages; the list has the answer once it is there."""
+    answers: list[Pages] = []
+    result = store.get(KEY, [Extent(7, index, count)], 32 * PAGE, 1)
+    assert isinstance(result, Pending), "it has to wait for the disk"
+    result.when_settled(answers.append)
+    return answers
+
+
+def pages_of(answer: Pages, count: int = 1) -> dict[int, bytes]:
+    return Got(answer, count, Codec(CopyCounter())).data
+
+
+def spilled_index(store: LogStore, count: int) -> int:
+    return next(index for index in range(count) if store.find(KEY, 7, index).tier == "disk")  # type: ignore[union-attr]
+
+
+def test_puts_go_on_while_segments_are_on_their_way_and_memory_stays_within_its_limit(
+    waiting: LogStore, late: LateScratch
+) -> None:
+    user = StoreUser(waiting)
+    refused = 0
+    for index in range(3000):
+        refused += user.put(7, index, random_page(index)).reasons is not None
+        assert memory(waiting) <= 4 * MIB
+        if index % 3 == 0:
+            late.turn()
+    assert late.used_bytes
+    assert refused < 3000 - 2000
+    late.finish()
+    assert waiting._ledger.leaving == 0
+
+
+def test_a_disk_that_takes_nothing_for_a_while_refuses_early_and_reads_go_on(
+    waiting: LogStore, late: LateScratch
+) -> None:
+    user = StoreUser(waiting)
+    stored = 0
+    while user.put(7, stored, random_page(stored)).reasons is None:
+        stored += 1
+    assert late.jobs
+    for index in range(stored):
+        assert user.get(7, index).page == random_page(index)
+    late.finish()
+    assert user.put(7, stored, random_page(stored)).reasons is None
+
+
+def test_a_get_that_waits_answers_what_was_there_when_it_came(waiting: LogStore, late: LateScratch) -> None:
+    """A put, a flush, or the end of the pool that comes after it changes nothing of its answer."""
+    user = StoreUser(waiting)
+    fill_all(user, late, 1500)
+    late.finish()
+    index = spilled_index(waiting, 1500)
+    overwritten, flushed, ended = ask(waiting, index), ask(waiting, index), ask(waiting, index)
+    user.put(7, index, text_page(1))
+    late.turn()
+    assert pages_of(overwritten[0]) == {0: random_page(index)}
+    user.flush(7, index)
+    late.turn()
+    assert pages_of(flushed[0]) == {0: random_page(index)}
+    waiting.drop_pool(KEY)
+    while waiting.step():
+        pass
+    assert late.used_bytes == SEGMENT * len(late.jobs), "what is being read or written is not given back before"
+    late.turn()
+    assert pages_of(ended[0]) == {0: random_page(index)}
+    late.finish()
+    assert late.used_bytes == 0
+
+
+def test_pages_of_memory_and_disk_come_in_one_answer(waiting: LogStore, late: LateScratch) -> None:
+    user = StoreUser(waiting)
+    fill_all(user, late, 1500)
+    late.finish()
+    first = spilled_index(waiting, 1500) // 4 * 4
+    expected = {page: random_page(first + page) for page in range(4)}
+    user.put(7, first + 1, text_page(5))
+    expected[1] = text_page(5)
+    answers = ask(waiting, first, 4)
+    user.put(7, first + 1, text_page(6))  # its segment may be cleaned away before the answer is made
+    while waiting.step():
+        late.turn()
+    late.finish()
+    assert pages_of(answers[0], 4) == expected
+
+
+def test_cleaning_the_disk_does_not_keep_memory_from_being_cleaned(waiting: LogStore, late: LateScratch) -> None:
+    user = StoreUser(waiting)
+    fill_all(user, late, 1600)
+    late.finish()
+    for index in range(1600):
+        if index % 4 and waiting.find(KEY, 7, index).tier == "disk":  # type: ignore[union-attr]
+            user.flush(7, index)
+    while waiting.step():
+        pass
+    assert late.jobs, "a segment on the disk that is mostly dead has been asked for"
+    before = memory(waiting)
+    for index in range(1600):
+        place = waiting.find(KEY, 7, index)
+        if place is not None and place.tier == "memory" and index % 2:
+            user.flush(7, index)
+    while waiting.step():
+        pass
+    assert memory(waiting) < before - MIB // 2, "though the disk has not answered"
+    spilled = waiting.counts().spilled_bytes
+    for _ in range(200):
+        late.turn()
+        waiting.step()
+    assert waiting.counts().spilled_bytes < spilled
+    for index in range(1600):
+        place = waiting.find(KEY, 7, index)
+        if place is not None:
+            answers: list[Pages] = []
+            result = waiting.get(KEY, [Extent(7, index, 1)], 32 * PAGE, 1)
+            if isinstance(result, Pending):
+                result.when_settled(answers.append)
+                late.finish()
+            else:
+                answers.append(result)
+            assert pages_of(answers[0]) == {0: random_page(index)}
+
+
+def test_a_segment_that_is_given_back_on_its_way_leaves_no_slot_taken(waiting: LogStore, late: LateScratch) -> None:
+    user = StoreUser(waiting)
+    stored = 0
+    while not late.jobs:
+        assert user.put(7, stored, random_page(stored)).reasons is None
+        stored += 1
+    user.flush_object(7)
+    assert user.pages == 0
+    late.finish()
+    assert late.used_bytes == 0
+    assert waiting._ledger.leaving == 0
+
+
+def test_a_write_that_fails_late_leaves_the_pages_where_they_are(waiting: LogStore, late: LateScratch) -> None:
+    user = StoreUser(waiting)
+    stored = 0
+    while not late.jobs:
+        assert user.put(7, stored, random_page(stored)).reasons is None
+        stored += 1
+    late._disk = FaultyDisk("write_error=1")
+    late.finish()
+    assert (late.used_bytes, late.errors) == (0, 1)
+    assert all(user.get(7, index).page == random_page(index) for index in range(stored))

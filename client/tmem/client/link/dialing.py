@@ -1,0 +1,108 @@
+"""How a link comes to a connection.
+
+Owns: `Dialer`: the endpoints of the server, the attempt at hand, when the next may begin. Nothing here waits but `resolve`.
+
+Units: seconds, as told by time.monotonic.
+"""
+
+import logging
+import socket
+import time
+
+from tmem.wire.addresses import split_host_port, unix_path
+from tmem.wire.errors import InvalidOption, TmemError, Unavailable
+
+from .connection import Connection, Endpoint
+
+__all__ = ["Dialer"]
+
+log = logging.getLogger(__name__)
+
+_BACKOFF_SECONDS = (0.02, 0.5)
+# Of one attempt at one endpoint. Short, because a new attempt reaches a machine that is back sooner than the old one's packets,
+# which are repeated at ever longer intervals.
+_ATTEMPT_SECONDS = 2.0
+
+
+class Dialer:
+    """Attempts to connect, one after the other.
+
+    Args:
+        target: "HOST:PORT", "[IPV6]:PORT" or "unix:PATH".
+
+    Attributes:
+        retry_at: when the next attempt, or the next call on a connection that stands, may begin.
+        failures: how many rounds through all endpoints failed.
+        error: why the last one did.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._endpoints: list[Endpoint] = []
+        self._untried = 0
+        self._backoff = _BACKOFF_SECONDS[0]
+        self.retry_at = 0.0
+        self.failures = 0
+        self.error: TmemError | None = None
+
+    def resolve(self) -> None:
+        """Looks the server's name up. Waits for the resolver if it must.
+
+        Raises:
+            InvalidOption: the target is no address. Unavailable: its name can't be resolved.
+        """
+        self._untried = 0
+        path = unix_path(self._target)
+        if path is not None:
+            self._endpoints = [Endpoint(socket.AF_UNIX, path)]
+            return
+        try:
+            host, port = split_host_port(self._target)
+        except ValueError as error:
+            raise InvalidOption(str(error)) from None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise self.translate(error) from error
+        self._endpoints = [Endpoint(family, address) for family, _, _, _, address in found]
+
+    def translate(self, error: OSError) -> Unavailable:
+        """What an error of the socket is called."""
+        return Unavailable(f"{self._target} can't be reached: {error.strerror or error}")
+
+    def attempt(self) -> Connection | None:
+        """Begins to connect to the next endpoint; None if none takes even that."""
+        if not self._untried:
+            self._untried = len(self._endpoints)
+        while self._untried:
+            endpoint = self._endpoints[-self._untried]
+            self._untried -= 1
+            try:
+                return Connection(endpoint, time.monotonic() + _ATTEMPT_SECONDS)
+            except OSError as error:
+                self.error = self.translate(error)
+        self.failures += 1
+        self.back_off()
+        return None
+
+    def failed(self, error: TmemError) -> Connection | None:
+        """The attempt failed; answers the next one at once while there are endpoints that were not tried."""
+        self.error = error
+        if self._untried:
+            return self.attempt()
+        self.failures += 1
+        self.back_off()
+        return None
+
+    def succeeded(self) -> None:
+        """The attempt did not fail."""
+        self._untried = 0
+
+    def back_off(self) -> None:
+        """Waits a little, and longer each time."""
+        self.retry_at = time.monotonic() + self._backoff
+        self._backoff = min(self._backoff * 2, _BACKOFF_SECONDS[1])
+
+    def reset(self) -> None:
+        """The server answers again: the next wait is a short one."""
+        self._backoff = _BACKOFF_SECONDS[0]
