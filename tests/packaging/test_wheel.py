@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SITE = Path(pytest.__file__).parents[1]
-PORTIONS = ("tmem/v1/", "tmem/wire/", "tmem/server/", "tmem/client/", "tmem/cli/")
+PORTIONS = ("tmem/v1/", "tmem/wire/", "tmem/server/", "tmem/client/", "tmem/agents/", "tmem/cli/")
 
 
 def build(source: Path, into: Path, what: str) -> Path:

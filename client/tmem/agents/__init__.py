@@ -1,4 +1,6 @@
-"""Agents: programs that move real memory to a tmem server and back.
+"""Agents: what moves real memory out to a tmem server and back.
 
-Each agent has a pure protocol core and a driver that does its I/O. Agents are clients: they never import the server.
+`host` is what they share of the machine, `swap` lets the kernel swap to the server, `pager` pages a program's memory by
+userfaultfd, `run` runs one program with less local memory than it needs. An agent is linked against `tmem.client` and knows
+nothing of the server or of the command line.
 """

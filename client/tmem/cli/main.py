@@ -17,7 +17,9 @@ from .doctor import doctor
 from .options import fail
 from .ping import ping
 from .pools import destroy, explain, pools, stat
+from .run import run
 from .snapshot import snapshot
+from .swap import swap
 from .torture.command import torture
 
 __all__ = ["main"]
@@ -55,5 +57,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, snapshot, destroy, demo, bench, conformance, torture, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, run, swap, demo, bench, conformance, torture, doctor):
     main.add_command(command)

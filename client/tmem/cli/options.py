@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 import tmem.client
-from tmem.wire.errors import LocalError, TmemError
+from tmem.wire.errors import LocalError, MachineError, TmemError
 
 from .output import talk
 
@@ -112,7 +112,13 @@ def failures_told() -> Iterator[None]:
         yield
     except LocalError as error:
         fail(str(error), 2)
+    except MachineError as error:
+        fail(str(error), 1)
     except TmemError as error:
         fail(str(error), 3)
+    except ModuleNotFoundError as error:
+        if "tmem[" not in str(error):
+            raise
+        fail(str(error), 1)  # an extra is not installed
     except KeyboardInterrupt:
         fail("interrupted", 130)

@@ -21,9 +21,9 @@ if not console.is_terminal:
     console.width = 1000  # into a pipe or a file a table goes whole; nobody is there to widen the window
 
 
-def print_json(value: Any) -> None:
-    """One JSON object or array, on standard output."""
-    json.dump(value, sys.stdout, indent=2, default=_plain)
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON object or array, on standard output; without indentation, in one line."""
+    json.dump(value, sys.stdout, indent=indent, default=_plain)
     sys.stdout.write("\n")
 
 

@@ -6,6 +6,9 @@
     │   ├── InvalidBuffer            not contiguous, not writable, or a wrong length  (a ValueError)
     │   ├── InvalidOption            an unknown kind, a bad size                      (a ValueError)
     │   └── Closed                   the client, pool or batch was closed
+    ├── MachineError                 this machine can't
+    │   ├── MachineUnfit             it lacks something that an agent needs
+    │   └── NoRoom                   what is out does not fit back into its memory
     ├── RemoteError                  the other side, or the way to it
     │   ├── Unavailable              no connection, and none came back in time
     │   ├── DeadlineExceeded         no answer in time; a write may or may not have happened
@@ -56,7 +59,10 @@ __all__ = [
     "InvalidOption",
     "InvalidRequest",
     "LocalError",
+    "MachineError",
+    "MachineUnfit",
     "MalformedBatch",
+    "NoRoom",
     "NoSuchPool",
     "OldPage",
     "OutOfCapacity",
@@ -110,6 +116,26 @@ class InvalidOption(LocalError, ValueError):
 
 class Closed(LocalError):
     """The client, pool or batch was closed before."""
+
+
+class MachineError(TmemError):
+    """This machine can't do what was asked of it."""
+
+
+class MachineUnfit(MachineError):
+    """It lacks something that an agent needs; the message lists all of it, and what to do."""
+
+
+class NoRoom(MachineError):
+    """What is out on a server does not fit back into memory. Nothing has changed.
+
+    Attributes:
+        obstacles: why, a sentence each.
+    """
+
+    def __init__(self, message: str, obstacles: list[str]) -> None:
+        super().__init__("\n  ".join([message, *obstacles]))
+        self.obstacles = obstacles
 
 
 class RemoteError(TmemError):

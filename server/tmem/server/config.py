@@ -26,7 +26,7 @@ __all__ = ["ConfigError", "Loaded", "Settings", "add_flags", "load"]
 
 ENV_PREFIX = "TMEM_"
 # Variables of this prefix that belong to clients, or that name the file itself.
-_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE"}
+_FOREIGN_ENV = {"TMEM_CONFIG", "TMEM_TARGET", "TMEM_METRICS", "TMEM_TOKEN", "TMEM_TOKEN_FILE", "TMEM_RUN_DIR"}
 
 _SIZES = {"memory_limit", "max_window", "spill_limit"}
 
@@ -56,6 +56,10 @@ class Settings(BaseModel):
     )
     memory_limit: SizeBytes = Field(
         default=4 << 30, ge=1 << 20, description="memory for pages, dead ones and index included: 512MiB, 4GiB, ..."
+    )
+    lock_memory: bool = Field(
+        default=False,
+        description="never let this process be swapped out; needed where programs of the same machine swap to it",
     )
     tokens: Path | None = Field(
         default=None, description="TOML file of tenants and their tokens; without it everybody is the tenant `local`"

@@ -23,7 +23,7 @@ from .addresses import is_loopback
 from .config import ConfigError, Settings
 from .host.disk import disk_of
 from .host.journal import JournalFiles
-from .host.memory import tame_collector
+from .host.memory import lock_memory, tame_collector
 from .host.notify import notify
 from .host.ports import AddressInUseError, check_free
 from .host.recompression import recompress_when_idle
@@ -108,6 +108,13 @@ class Daemon:
         """
         keep_freed_messages()
         settings = self._settings
+        if settings.lock_memory:
+            try:
+                lock_memory()
+            except OSError as error:
+                raise ConfigError(
+                    f"--lock-memory: {error.strerror}; raise LimitMEMLOCK (ulimit -l), or give CAP_IPC_LOCK"
+                ) from error
         loop = asyncio.get_running_loop()
         copies = CopyCounter()
         plain, store = self._build_store(loop, copies)

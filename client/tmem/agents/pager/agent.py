@@ -215,7 +215,9 @@ class Agent:
                 self._pager.resize(int(request["units"]), now)
                 control.send(self._end, answer)
             case "record":
-                self._pager.record(now)
+                self._pager.record(lambda: control.send(self._end, answer), now)
+            case "recorded":
+                self._pager.recorded(now)
                 control.send(self._end, answer)
             case "bring":
                 runs = [(int(first), int(count)) for first, count in request["runs"]]

@@ -6,7 +6,7 @@ again by the program, so every request can be carried out twice.
 
     program -> agent   {"id": 7, "do": "limit", "units": 100}
                        {"id": 8, "do": "bring", "runs": [[first, count], ...]}
-                       {"id": 9, "do": "record"}
+                       {"id": 9, "do": "record"}; {"id": 9, "do": "recorded"}
                        {"id": 10, "do": "close"}
     agent -> program   {"id": 7}: done
                        {"event": "ready"} or {"event": "failed", "error": "Unavailable", "message": "..."}: once, at the start

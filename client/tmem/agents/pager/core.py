@@ -35,10 +35,15 @@ from .uffd import Fault
 __all__ = ["Pager"]
 
 _INFINITE = float("inf")
+_NOTHING = range(0)
 _WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
 _MOST_MARKERS = 1024
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 class Pager:
@@ -67,14 +72,16 @@ class Pager:
         # A victim is one chunk at most, and a whole one where it can be: what is written over later is replaced as a whole.
         self._clock = Clock(table, run=run, block=run, probation=probation)
         self._strides = Strides(settings.units, settings.prefetch // settings.unit)
-        self._homecoming = Homecoming(settings.inertia, run, now)
+        self._homecoming = Homecoming(settings.inertia, max(4 * run, 1), now)
         self._markers: set[int] = set()
         self._waiting: deque[tuple[int, int]] = deque()  # touches that wait for room
         self._retold: deque[tuple[int, int]] = deque()  # touches that came while the program was changing its memory
         self._ahead: deque[tuple[int, int]] = deque()  # runs to be fetched when there is room
         self._asked: deque[tuple[int, int]] = deque()  # runs that the program wants home
         self._asked_done: list[Callable[[], None]] = []
-        self._to_hide: int | None = None  # where the recording of the working set has got to
+        self._recording = False
+        self._hidden: Callable[[], None] = _nothing
+        self._to_hide: int | None = None  # which units the recording of the working set has hidden so far: those below
         self._heal_at = now
         self._machine_spare = settings.units
         self._now = now
@@ -192,6 +199,7 @@ class Pager:
                 self._show(unit, flags)
             elif state == State.RESTORING:
                 self._fetches.expect(unit)
+                table.flags[unit] |= Flag.USED
                 if unit in self._markers:
                     self._markers.discard(unit)
                     self._read_ahead(self._strides.note(unit, missed=False), zeros=False)
@@ -272,6 +280,10 @@ class Pager:
 
     def _has_room(self, count: int) -> bool:
         return self.ledger.resident + count <= self.ledger.limit or self._evictions.accepting() is None
+
+    def _room(self) -> int:
+        """Units that may come; while the limit is soft, as many as anybody wants."""
+        return self.ledger.free if self._evictions.accepting() is not None else self.table.units
 
     def _removed(self, page: int, end: int) -> None:
         unit_pages = self.settings.pages.unit_pages
@@ -373,13 +385,20 @@ class Pager:
         self._asked.extend(runs)
         self._asked_done.append(done)
 
-    def record(self, now: float) -> None:
-        """Forgets which units were used so far, and hides all that are resident, so that using them is seen."""
+    def record(self, done: Callable[[], None], now: float) -> None:
+        """Forgets which units were used so far, and hides all that are resident, so that using them is seen; then `done`."""
         self._note(now)
         top = self.ledger.top
         flags = self.table.flags
         flags[:top] = flags[:top].translate(bytes(value & ~Flag.USED for value in range(256)))
         self._to_hide = 0
+        self._hidden = done
+        self._recording = True
+
+    def recorded(self, now: float) -> None:
+        """Ends the recording."""
+        self._note(now)
+        self._recording = False
 
     # ---- Work in steps ----
 
@@ -492,6 +511,7 @@ class Pager:
             self._to_hide = first + count
             return True
         self._to_hide = None
+        self._hidden()
         return False
 
     # ---- Reading ahead ----
@@ -521,7 +541,7 @@ class Pager:
                 end += 1
             if state == State.REMOTE:
                 self._ahead.append((first, end - at))
-            elif state == State.NEVER and zeros and self.ledger.free >= end - at:
+            elif state == State.NEVER and zeros and self._room() >= end - at:
                 self._zero_ahead(first, end - at)
             at = end
 
@@ -537,7 +557,7 @@ class Pager:
             return False
         if self._ahead:
             first, count = self._ahead.popleft()
-            count = max(min(count, ledger.free), 0)
+            count = max(min(count, self._room()), 0)
             fetched = self._fetch_run(first, first + count)
             ledger.figures.prefetched += fetched
             return bool(self._ahead)
@@ -574,15 +594,20 @@ class Pager:
         self._asked[0] = (at + max(fetched, 1), end - at - max(fetched, 1))
         return True
 
-    def _came(self, first: int, count: int) -> int | None:
-        """A run is home: tells the clock, and answers a marker in it."""
+    def _came(self, first: int, count: int) -> range:
+        """A run is home: tells the clock, and answers what is not to be mapped before it is touched.
+
+        That is a marker, or, while a working set is recorded, everything: else a page that was read ahead would be used unseen.
+        """
         self.table.clear_flags(first, count, Flag.ZEROS)
         self._clock.came(first, count)
+        if self._recording:
+            return range(first, first + count)
         if self._markers:
             for unit in range(first, first + count):
                 if unit in self._markers:
-                    return unit
-        return None
+                    return range(unit, unit + 1)
+        return _NOTHING
 
     # ---- Coming home ----
 

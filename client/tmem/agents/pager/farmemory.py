@@ -245,8 +245,8 @@ class FarMemory(mmap.mmap):
         self._check()
         region = self._region
         assert region is not None
-        table, unit = region.table, self._settings.unit
-        count = {state: table.count(state) for state in State}
+        unit = self._settings.unit
+        count = region.table.counts()
         return {
             "resident_bytes": (count[State.RESIDENT] + count[State.EVICTING] + count[State.RESTORING]) * unit,
             "remote_bytes": (count[State.REMOTE] + count[State.RESTORING]) * unit,
@@ -263,7 +263,7 @@ class FarMemory(mmap.mmap):
         }
 
     def record_working_set(self) -> None:
-        """Begins to record which pages are used, from now on."""
+        """Begins to record which pages are used. Until the set is saved every page costs one fault when it is first used."""
         self._check()
         self._caller.call(_CALL_SECONDS, do="record")
 
@@ -273,6 +273,7 @@ class FarMemory(mmap.mmap):
         Pages that no kernel can tell about (huge pages of the pool that stayed in local memory all the time) are not in it.
         """
         self._check()
+        self._caller.call(_CALL_SECONDS, do="recorded")
         unit = self._settings.unit
         runs = list(self._used_runs())
         write_runs(Path(path), ((first * unit, count * unit) for first, count in runs))

@@ -33,7 +33,8 @@ class Fetches:
 
     Args:
         ledger: the region's. owed: where flushes are owed.
-        came: told of each run that is home, before the program sees it; answers a unit of it that is not to be mapped yet.
+        came: told of each run that is home, before the program sees it; answers which units of it are not to be mapped before
+            they are touched.
 
     Attributes:
         awaited: units that a thread of the program waits for, each with its deadline.
@@ -42,7 +43,7 @@ class Fetches:
         served: when those were touched that have come home since somebody emptied this.
     """
 
-    def __init__(self, ledger: Ledger, owed: Owed, came: Callable[[int, int], int | None]) -> None:
+    def __init__(self, ledger: Ledger, owed: Owed, came: Callable[[int, int], range]) -> None:
         self._ledger = ledger
         self._owed = owed
         self._came = came
@@ -159,14 +160,17 @@ class Fetches:
         target = table.targets[first]
         table.set_states(first, count, State.RESIDENT)
         ledger.remote -= count
-        marker = self._came(first, count)
-        if marker is None or marker in self.awaited:
+        unseen = self._came(first, count)
+        if not unseen:
             ledger.resume(first, count)
         else:
-            if marker > first:
-                ledger.resume(first, marker - first)
-            if marker + 1 < first + count:
-                ledger.resume(marker + 1, first + count - marker - 1)
+            for unit in unseen:
+                if unit in self.awaited:
+                    ledger.resume(unit, 1)
+            if unseen.start > first:
+                ledger.resume(first, unseen.start - first)
+            if unseen.stop < first + count:
+                ledger.resume(unseen.stop, first + count - unseen.stop)
         if self.awaited:
             deadline = ledger.settings.deadline
             self.served += [

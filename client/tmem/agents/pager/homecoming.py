@@ -10,7 +10,7 @@ Pure: time is handed in. Units: units and seconds.
 __all__ = ["Homecoming"]
 
 _PERIOD_SECONDS = 0.1
-_FRACTION = 64  # of what is remote comes with each period: most of it within a quarter of a minute, and the last too
+_FRACTION = 16  # of what is remote comes with each period: half of it in a second, and the last of it too
 
 
 class Homecoming:

@@ -72,6 +72,7 @@ class Ledger:
         remote: units whose only bytes are away: REMOTE and RESTORING.
         top: units from here on were never touched.
         again: calls to be made again, as (method, first, count), once the program's events have been read.
+        unit_pages: pages of a unit.
     """
 
     table: Table
@@ -85,11 +86,10 @@ class Ledger:
     remote: int = 0
     top: int = 0
     again: deque[tuple[str, int, int]] = field(default_factory=deque)
+    unit_pages: int = field(init=False)
 
-    @property
-    def unit_pages(self) -> int:
-        """Pages of a unit."""
-        return self.settings.pages.unit_pages
+    def __post_init__(self) -> None:
+        self.unit_pages = self.settings.pages.unit_pages
 
     @property
     def headroom(self) -> int:

@@ -199,7 +199,7 @@ class PagedProgram:
         unit = self._settings.unit
         totals = dict.fromkeys(("regions", "resident_bytes", "remote_bytes", "lost_bytes", *Figures.names()), 0)
         for region in self.regions():
-            count = {state: region.table.count(state) for state in State}
+            count = region.table.counts()
             totals["regions"] += 1
             totals["resident_bytes"] += unit * (count[State.RESIDENT] + count[State.EVICTING] + count[State.RESTORING])
             totals["remote_bytes"] += unit * (count[State.REMOTE] + count[State.RESTORING])

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _OBJECT = 0
 _FULL_SECONDS = (0.25, 5.0)  # how long a target that refused is left alone: first, at most
+_TELL_SECONDS = 60.0  # a target that is full is full for long
 _SILENT_SECONDS = 1.0  # an answer that takes longer than this makes the next target worth trying
 _RETRY_SECONDS = 2.0
 _PROBE_SECONDS = 5.0
@@ -78,6 +79,7 @@ class _Server:
         self.presence: SharedPresence | None = None
         self.full_until = 0.0
         self.backoff = _FULL_SECONDS[0]
+        self.tell_at = 0.0
         self.asked: dict[int, float] = {}
         self.waiting: deque[_Waiting] = deque()
         self.probe: socket.socket | None = None
@@ -282,10 +284,13 @@ class Targets:
         """What became of a put, for the core; and what that says of its target."""
         error = result.error
         if result.stored:
-            server.backoff = _FULL_SECONDS[0]
+            if self.now > server.full_until + _FULL_SECONDS[1]:
+                server.backoff = _FULL_SECONDS[0]
             return Put.STORED
         if self.now >= server.full_until:
-            log.warning("%s takes no pages for now: %s", server.target.address, error)
+            if self.now >= server.tell_at:
+                log.warning("%s takes no pages for now: %s", server.target.address, error)
+                server.tell_at = self.now + _TELL_SECONDS
             server.full_until = self.now + server.backoff
             server.backoff = min(2 * server.backoff, _FULL_SECONDS[1])
         if isinstance(error, Fenced):

@@ -140,6 +140,11 @@ class Table:
         """How many units are in a state."""
         return self.states[: self.units].count(bytes((state,)))
 
+    def counts(self) -> dict[State, int]:
+        """How many units are in each state, as of one moment."""
+        states = self.states[: self.units]
+        return {state: states.count(bytes((state,))) for state in State}
+
     # ---- Writing ----
 
     def set_states(self, first: int, count: int, state: int) -> None:

@@ -122,6 +122,17 @@ class PoolFace:
         """Whether the server lost it once: pages stored before that are lost."""
         return self._core.incomplete
 
+    def holds_none(self, obj: int, index: int, count: int = 1) -> bool:
+        """Whether nothing is stored there for certain, so that a get or flush would ask nobody (private pools).
+
+        Args:
+            obj: the object.
+            index: the first page.
+            count: how many, in one block.
+        """
+        check_extent(obj, index, count)
+        return self._core.known_absent(Extent(obj, index, count))
+
     @property
     def pages_stored(self) -> int:
         """How many pages this client knows to be stored (private pools)."""

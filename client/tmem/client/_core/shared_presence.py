@@ -109,6 +109,8 @@ class SharedPresence:
         buffer: flat and writable, `SharedPresence.size(pages)` bytes or more, all zero when it is used for the first time.
         pages: how many pages the object can have.
         object: which object; the pool has no other for whoever uses this map.
+        ask_later: what is uncertain when the pool is opened stays so, and gets of it ask the server, in the place of one
+            listing of the whole pool at once: for those who take over while somebody waits.
 
     Attributes:
         absent_is_lost: as in PresenceMap; kept in the buffer too.
@@ -117,7 +119,7 @@ class SharedPresence:
         InvalidBuffer: too small, or not writable. InvalidOption: the buffer has a map of another shape.
     """
 
-    def __init__(self, buffer: Plain, pages: int, object: int = 0) -> None:  # noqa: A002  the field's own word
+    def __init__(self, buffer: Plain, pages: int, object: int = 0, *, ask_later: bool = False) -> None:  # noqa: A002  the field's own word
         check_object(object)
         if pages < 1:
             raise InvalidOption(f"a presence map of {pages} pages can't be")
@@ -127,6 +129,7 @@ class SharedPresence:
         view = view.cast("B")
         self._pages = pages
         self._object = object
+        self._ask_later = ask_later
         self._head = view[:_HEAD_BYTES]
         self._next_owner = (0, 0, 0)
         self._nothing_lost = False
@@ -285,7 +288,7 @@ class SharedPresence:
         if generation != old_generation + 1:
             for number in range(_blocks(self._pages)):
                 self._uncertain.set(number, self._stored.get(number))
-        elif not self._uncertain.all():
+        elif self._ask_later or not self._uncertain.all():
             self._own(*self._next_owner)
             return False
         return True

@@ -1,6 +1,6 @@
 import pytest
 
-from tmem.server.sizes import format_size, parse_size
+from tmem.wire.sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

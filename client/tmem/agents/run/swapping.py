@@ -1,0 +1,192 @@
+"""The way by kernel swap: a memory-limited control group, and a swap device on the server.
+
+Owns: which device is used (one that is attached already and has room, or one of its own, which goes with the run), the group, and
+the order of taking down: the program first, then the group, then the device, whose pages nobody owns by then.
+"""
+
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+from tmem.agents.host import swaps
+from tmem.agents.host.cgroups import Group, Hierarchy, Usage
+from tmem.agents.swap.device import Options, attach, detach
+from tmem.agents.swap.shared import Latencies, Word
+from tmem.agents.swap.state import Record, Site, sites
+from tmem.agents.swap.status import Compression, Reading, read_device
+from tmem.wire.errors import InvalidOption, NoRoom
+
+from .guard import Guard
+from .program import Program
+from .ways import Figures, Order
+
+__all__ = ["Swapping"]
+
+DEFAULT_ROOM = 4 << 30
+_LEAST_MEMORY = 4 << 20
+
+
+class Swapping:
+    """The way.
+
+    Args:
+        run_directory: of swap devices.
+        options: of a device that is made: fields of swap.device.Options.
+    """
+
+    def __init__(self, run_directory: Path, **options: object) -> None:
+        self._run_directory = run_directory
+        self._options = options
+
+    def start(self, order: Order) -> "_SwapRun":
+        """Starts a program; raises as Way.start."""
+        if order.memory < _LEAST_MEMORY:
+            raise InvalidOption(f"a program needs {_LEAST_MEMORY >> 20} MiB of memory at least, to move at all")
+        hierarchy = Hierarchy.find()
+        with ExitStack() as undo:
+            run = _SwapRun(hierarchy, self._run_directory, order, self._options, undo)
+            undo.pop_all()
+        return run
+
+
+class _SwapRun:
+    """One run; it implements ways.Running."""
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        run_directory: Path,
+        order: Order,
+        options: dict[str, object],
+        undo: ExitStack,
+    ) -> None:
+        self._down = ExitStack()
+        undo.enter_context(self._down)
+        shared = _shared_device(run_directory, order)
+        name = f"run-{os.getpid()}"
+        group_name = f"tmem-{name}"
+        guard = Guard(group_name, run_directory, None if shared is not None else name)
+        self._down.callback(guard.dismiss)
+        if shared is not None:
+            self._site = shared
+        else:
+            self._site = Site(run_directory, name)
+            attach(self._site, _device_options(order, options))
+            self._down.callback(self._detach)
+        self._begun = read_device(self._site)
+        self._group: Group = hierarchy.create(group_name)
+        self._down.callback(self._group.remove)
+        self._group.set_limit(order.memory)
+        self._program = Program(order.command, self._group)
+        self._down.callback(self._program.end)
+        self._compression = Compression(order.target, order.token)
+        self._down.callback(self._compression.close)
+        self._remote_peak = 0
+        self._last: tuple[Usage, Reading | None] | None = None
+        self.shared = shared is not None
+
+    @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._program.pid
+
+    @property
+    def record(self) -> Record | None:
+        """The device that it swaps to."""
+        return None if self._begun is None else self._begun.record
+
+    def wait(self, seconds: float) -> int | None:
+        """Waits so long for its end."""
+        status = self._program.wait(seconds)
+        self._look()
+        if status is None and self._begun is not None:
+            self._compression.of(self._begun.record)  # later there is nothing of the program any more
+        return status
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        self._program.signal(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._down.close()
+
+    def _detach(self) -> None:
+        # Nothing of the program is out any more. What others have out comes back first; if that can't be had any more,
+        # keeping a device that nobody looks after would help nobody.
+        try:
+            detach(self._site)
+        except (OSError, NoRoom):
+            detach(self._site, force=True)
+
+    # ---- How it does ----
+
+    def _look(self) -> None:
+        with suppress(FileNotFoundError):
+            usage = self._group.usage()
+            self._remote_peak = max(self._remote_peak, usage.swapped)
+            self._last = usage, read_device(self._site)
+
+    def figures(self) -> Figures:
+        """How it does, or did."""
+        self._look()
+        assert self._last is not None
+        usage, reading = self._last
+        begun = self._begun
+
+        def grown(word: Word) -> int:
+            return 0 if reading is None or begun is None else max(0, reading[word] - begun[word])
+
+        reads = Latencies(())
+        if reading is not None and begun is not None and reading.words and begun.words:
+            reads = reading.reads.since(begun.reads)
+        return Figures(
+            resident=usage.resident,
+            peak=usage.peak,
+            remote=usage.swapped,
+            remote_peak=self._remote_peak,
+            faults=usage.major_faults,
+            fault_p50=reads.quantile(0.5),
+            fault_p99=reads.quantile(0.99),
+            pages_in=grown(Word.PAGES_READ),
+            pages_out=grown(Word.PAGES_WRITTEN),
+            messages_in_per_mib=_per_mib(grown(Word.GET_MESSAGES), grown(Word.PAGES_GOT)),
+            messages_out_per_mib=_per_mib(grown(Word.PUT_MESSAGES), grown(Word.PAGES_PUT)),
+            ratio=self._compression.known,
+            trouble="" if reading is None or reading.good else reading.condition,
+            more={
+                "oom_kills": usage.oom_kills,
+                "takeovers": grown(Word.TAKEOVERS),
+                "requests_resent": grown(Word.RESENT),
+                "reads_failed": grown(Word.READS_FAILED),
+                "writes_failed": grown(Word.WRITES_FAILED),
+                "puts_refused": grown(Word.PUTS_REFUSED),
+                "device": self._site.name,
+            },
+        )
+
+
+def _per_mib(messages: int, pages: int) -> float | None:
+    return messages / (pages / 256) if pages else None
+
+
+def _shared_device(run_directory: Path, order: Order) -> Site | None:
+    """A device of this server that is attached already, is well, and has room."""
+    for site in sites(run_directory):
+        reading = read_device(site)
+        if reading is None or not reading.good or reading.used is None or site.name.startswith("run-"):
+            continue
+        if reading.record.target == order.target and reading.record.size - reading.used >= (order.room or 0):
+            return site
+    return None
+
+
+def _device_options(order: Order, options: dict[str, object]) -> Options:
+    # Before all other areas: what goes out of this run's group is to go to the server.
+    priority = max((area.priority for area in swaps.list_areas()), default=-1) + 1
+    room = order.room if order.room is not None else DEFAULT_ROOM
+    settings = {"priority": max(0, min(priority, swaps.MAX_PRIORITY)), **options}
+    return Options(target=order.target, token=order.token, size=room, **settings)  # type: ignore[arg-type]
