@@ -60,9 +60,9 @@ class Run:
         """How long the load runs on after a fault."""
         return 0.3 if self.short else 3.0
 
-    def demand_floor(self, load: Load, patience: float = 6.0) -> tuple[float, float]:
-        """Lone pages and batch bytes a second before a fault; raises Void below the floor."""
-        return load.demand_floor(0.4 if self.short else 1.0, patience)
+    def demand_floor(self, load: Load) -> tuple[float, float]:
+        """Lone pages and batch bytes a second before a fault; raises Void if they are below the floor again and again."""
+        return load.demand_floor(0.4, 5.0) if self.short else load.demand_floor(1.0, 20.0)
 
     def done(self, load: Load) -> Figures:
         figures = load.finish()
@@ -210,7 +210,7 @@ def clock_jumps(run: Run) -> None:
         daemon = CaptiveDaemon(*flags, program=program)
         try:
             with Load(daemon.target, run.seed) as load, Load(daemon.target, run.seed + 1, durability="disk") as durable:
-                run.demand_floor(load, 10.0)
+                run.demand_floor(load)
                 for wall, monotonic in ((86400 * 365, 0), (86400 * 365, 86400), (-86400 * 365, 86400), (0, 90000)):
                     jump(wall, monotonic)
                     moment = time.monotonic()
@@ -290,7 +290,7 @@ def half_open_connections(run: Run) -> None:
 def _one_way(run: Run, load: Load, lose: Callable[[bool], object], heal: Callable[[], object]) -> None:
     """Loses first what clients say, then what the daemon says."""
     for to_daemon in (True, False):
-        run.demand_floor(load, 10.0)
+        run.demand_floor(load)
         lose(to_daemon)
         time.sleep(1.0 if run.short else 8.0)
         heal()
@@ -355,7 +355,7 @@ sys.stdin.read()
             run.demand_floor(load)
             reader.await_stopped()
             before = _resident(daemon)
-            lone, batches = run.demand_floor(load, 10.0)
+            lone, batches = run.demand_floor(load)
             run.notes["beside it"] = f"{lone:.0f} pages/s, {batches / 1e6:.0f} MB/s"
             grown = _resident(daemon) - before
             assert grown < 64 << 20, f"a client that reads nothing costs {grown >> 20} MiB"

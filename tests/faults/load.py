@@ -32,7 +32,7 @@ FLOOR_LONE_PAGES = 500
 FLOOR_BATCH_BYTES = 50_000_000
 """Plain bytes of batches a second."""
 # More than the floor, and not so much that batches leave nothing of this process's one interpreter to the lone pages.
-PACE_BATCH_BYTES = 110_000_000
+PACE_BATCH_BYTES = 90_000_000
 # How long a thread may keep the interpreter while another waits: a lone page would wait for 5 ms at each turn.
 _SWITCH_SECONDS = 0.0003
 ABSENT, LOST = 0, -1

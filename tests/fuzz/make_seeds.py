@@ -1,7 +1,9 @@
 """Writes the seeds that fuzzing begins with: real messages, of every kind. Run as `python -m tests.fuzz.make_seeds` after the contract has grown."""
 
+import struct
 from pathlib import Path
 
+import hpack
 from tests.fuzz.targets import METHODS, _refs, new_server
 from tests.pages import random_page, same_filled_page, text_page
 from tests.sim import PureClient
@@ -106,6 +108,49 @@ def answers() -> dict[str, bytes]:
     return {f"answer-{number}": message for number, message in enumerate(client.stream.to_client)}
 
 
+def fuse() -> dict[str, bytes]:
+    """Requests of the kernel."""
+    header = struct.Struct("<IIQQIIIHH")
+
+    def request(opcode: int, arguments: bytes = b"", node: int = 2) -> bytes:
+        return header.pack(header.size + len(arguments), opcode, 7, node, 0, 0, 1, 0, 0) + arguments
+
+    io = struct.Struct("<QQIIQII")
+    requests = {
+        "read": request(15, io.pack(1, 3 * 4096, 4096, 0, 0, 0, 0)),
+        "write": request(16, io.pack(1, 5 * 4096, 4096, 0, 0, 0, 0) + A),
+        "small-write": request(16, io.pack(1, 3 * 4096 + 512, 512, 0, 0, 0, 0) + A[:512]),
+        "punch": request(43, struct.pack("<QQQII", 1, 3 * 4096, 8192, 3, 0)),
+        "lookup": request(1, b"swap\0", node=1),
+        "readdir": request(28, io.pack(1, 0, 4096, 0, 0, 0, 0), node=1),
+        "getattr": request(3, bytes(16)),
+        "interrupt": request(36, (7).to_bytes(8, "little")),
+        "fsync": request(20, bytes(16)),
+        "init": request(26, struct.pack("<IIIII", 7, 40, 131072, 0xFFFFFFFF, 0xFFFFFFFF) + bytes(44), node=0),
+    }
+    return {**requests, "all": framed(*requests.values())}
+
+
+def http2() -> dict[str, bytes]:
+    """What a server sends: settings, headers, messages, trailers, and an end."""
+    encoder = hpack.Encoder()
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    message = b"\0" + (5).to_bytes(4, "big") + b"hello"
+    settings = frame(4, 0, 0, b"\0\3\0\0\0\x64") + frame(4, 1, 0, b"")
+    begin = frame(1, 4, 1, encoder.encode([(":status", "200"), ("content-type", "application/grpc")]))
+    data = frame(0, 0, 1, message) + frame(0, 0, 1, message[:3]) + frame(0, 0, 1, message[3:])
+    end = frame(
+        1, 5, 1, encoder.encode([("grpc-status", "3"), ("grpc-message", "no%20way"), ("tmem-reason", "INVALID")])
+    )
+    others = frame(6, 0, 0, bytes(8)) + frame(8, 0, 0, b"\0\1\0\0") + frame(3, 0, 3, b"\0\0\0\1")
+    away = frame(7, 0, 0, bytes(8) + b"bye")
+    whole = settings + begin + data + others + end + away
+    return {"whole": b"\xff" + whole, "byte-by-byte": b"\0" + whole, "trailers-only": b"\x40" + settings + end}
+
+
 def main() -> None:
     """Writes all of them."""
     server, client = new_server()
@@ -153,6 +198,7 @@ def main() -> None:
             "same-filled": bytes([3, 7, 0, 7]) + b"8 bytes.",
         },
     }
+    seeds |= {"fuse": fuse(), "http2": http2()}
     for target, files in seeds.items():
         directory = SEEDS / target
         directory.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True)
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    with atheris.instrument_imports(include=["tmem.wire", "tmem.server", "tmem.client"]):
+    with atheris.instrument_imports(include=["tmem.wire", "tmem.server", "tmem.client", "tmem.agents"]):
         import structlog
         from tests.fuzz.targets import TARGETS
     structlog.configure(processors=[_drop])

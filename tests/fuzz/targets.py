@@ -6,12 +6,18 @@ thrown away now and then, so that memory that grows is a leak.
 
 import random
 from array import array
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from tests.sim import PureClient, PureServer, PureStream
+from tests.unit.agents.swap import doubles
 
+from tmem.agents.swap import protocol as fuse_protocol
+from tmem.agents.swap.core import Core
+from tmem.agents.swap.shared import CONTROL_BYTES
 from tmem.client._core.session import SessionCore
+from tmem.client.link.headers import HeaderCodec
+from tmem.client.link.http2 import Http2
 from tmem.server.rpc.capabilities import CapabilitiesHandlers
 from tmem.server.rpc.conversation import Conversation, WindowExceeded
 from tmem.server.rpc.pages import PagesHandlers
@@ -33,7 +39,7 @@ from tmem.v1 import extents_pb2 as pb
 from tmem.wire.answers import EchoAnswer, FlushAnswer, FlushObjectAnswer, GetAnswer, Malformed, PutAnswer, decode_answer
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
-from tmem.wire.errors import ProtocolError, TmemError
+from tmem.wire.errors import LocalError, ProtocolError, TmemError
 from tmem.wire.limits import PAGE_BYTES
 from tmem.wire.requests import encode_control
 from tmem.wire.results import Durability, PoolKind
@@ -64,7 +70,7 @@ METHODS = (
 def new_server() -> tuple[PureServer, PureClient]:
     """A server with a pool of each kind, whose numbers and tokens are the same each time, and their client."""
     server = PureServer(random.Random(1), memory_limit=1 << 20, max_pools_per_tenant=64)
-    client = PureClient(server)
+    client = PureClient(server, name="fuzz")
     for kind in (PoolKind.PERSISTENT, PoolKind.EPHEMERAL, PoolKind.SHARED):
         client.create_pool(kind.name.lower(), kind)
     return server, client
@@ -210,7 +216,7 @@ _PAGE = bytes(range(256)) * (PAGE_BYTES // 256)
 def _client_with_work() -> PureClient:
     """In flight: batch 1, a put; 2, a get; 3, a flush; 4, a flush of an object."""
     _SERVER.restart()
-    client = PureClient(_SERVER)
+    client = PureClient(_SERVER, name="fuzz")
     pool = client.create_pool("a", PoolKind.PERSISTENT)
     client.settle()
     assert pool.presence is not None
@@ -302,6 +308,70 @@ def chunk(data: bytes) -> None:
     assert not any(place)
 
 
+def fuse(data: bytes) -> None:
+    """What /dev/fuse gives, in one message or behind two bytes of its length each, to a swap device: each request is answered once at most."""
+    for message in (data, *_pieces(data)):
+        for read in (fuse_protocol.parse, fuse_protocol.parse_init):
+            try:
+                request = read(memoryview(message))
+            except (ProtocolError, LocalError):
+                continue
+            if read is fuse_protocol.parse:
+                _swap_device(request)
+
+
+def _swap_device(request: Any) -> None:
+    kernel, pool = doubles.Kernel(buffers=2), doubles.Pool({3: _PAGE, 4: _PAGE})
+    words = memoryview(bytearray(CONTROL_BYTES)).cast("Q")
+    clock = doubles.Clock()
+    core = Core(memoryview(bytearray(64)), words, pool, kernel, read_limit=10**9, write_limit=10**9, clock=clock)
+    core.handle(request, clock.now, lambda: None)
+    for _ in range(40):
+        core.step()
+        pool.finish_all()
+        core.tick()
+        if not core.busy and not pool.calls:
+            break
+    clock.pass_seconds(2)
+    core.tick()
+    assert set(kernel.answers) <= {request.unique}
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    at = 0
+    while at + 2 <= len(data):
+        length = int.from_bytes(data[at : at + 2], "little")
+        yield data[at + 2 : at + 2 + length]
+        at += 2 + length
+
+
+def http2(data: bytes) -> None:
+    """What a server sends a link, in pieces as large as the first byte says: events, or the connection's end."""
+    if not data:
+        return
+    headers = HeaderCodec()
+    connection = Http2(headers)
+    block = headers.request("/tmem.v1.ExtentsService/Exchange", "somewhere", (), None)
+    streams = [connection.open_stream(block), connection.open_stream(block)]
+    connection.send(streams[0], b"hello")
+    size, at = data[0] + 1, 1
+    try:
+        while at < len(data):
+            rest = min(size, len(data) - at)
+            for buffer in connection.buffers():
+                count = min(len(buffer), rest)
+                buffer[:count] = data[at : at + count]
+                connection.received(count)
+                at += count
+                rest -= count
+                if rest or count < len(buffer):
+                    break
+            while connection.next_event() is not None:
+                pass
+    except ProtocolError:
+        return
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "unary": _Unary(),
     "exchange": _Exchange(),
@@ -310,4 +380,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "journal_entries": journal_entries,
     "splice": splice,
     "chunk": chunk,
+    "fuse": fuse,
+    "http2": http2,
 }

@@ -18,6 +18,8 @@ RUNS = {
     "journal_entries": 5000,
     "splice": 12000,
     "chunk": 10000,
+    "fuse": 4000,
+    "http2": 6000,
 }
 
 

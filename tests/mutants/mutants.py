@@ -40,6 +40,9 @@ _STORE = "server/tmem/server/store"
 _LOG = f"{_STORE}/log"
 _CORE = "client/tmem/client/_core"
 _WIRE = "proto/tmem/wire"
+_PAGER = "client/tmem/agents/pager"
+_SWAP = "client/tmem/agents/swap"
+_PAGER_SIMULATION = "tests/unit/agents/pager/test_simulation.py"
 _SESSION = "tests/unit/client/_core/test_session.py"
 
 MUTANTS = (
@@ -477,5 +480,41 @@ MUTANTS = (
         'pool.frozen = state["frozen"]',
         "pool.frozen = False",
         ("tests/unit/server/store/journal/test_recovery.py",),
+    ),
+    # ---- Agents ----
+    Mutant(
+        "a page is punched after its eviction was cancelled",
+        f"{_PAGER}/evictions.py",
+        "while stop < end and states[stop] == State.EVICTING and sequences[stop] == eviction.sequence:",
+        "while stop < end and sequences[stop] == eviction.sequence:",
+        (_PAGER_SIMULATION,),
+    ),
+    Mutant(
+        "an eviction that was begun anew ends with the answer to the one before",
+        f"{_PAGER}/evictions.py",
+        "while stop < end and states[stop] == State.EVICTING and sequences[stop] == eviction.sequence:",
+        "while stop < end and states[stop] == State.EVICTING:",
+        ("tests/unit/agents/pager/test_cancelled_evictions.py",),
+    ),
+    Mutant(
+        "a page whose put was refused is punched",
+        f"{_PAGER}/evictions.py",
+        "        if put is Put.STORED:\n",
+        "        if put is not None:\n",
+        statement(71),
+    ),
+    Mutant(
+        "a refused write to the swap device is answered as done",
+        f"{_SWAP}/writes.py",
+        "                write.error = write.error or result.error\n",
+        "                write.error = write.error\n",
+        statement(80),
+    ),
+    Mutant(
+        "what a failed write left is read as if nothing had happened",
+        f"{_SWAP}/reads.py",
+        "        elif FAILED in states:\n",
+        "        elif FAILED in ():\n",
+        statement(80),
     ),
 )

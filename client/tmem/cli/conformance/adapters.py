@@ -3,22 +3,29 @@
 Owns: where the agents' cores are looked for. Each is a package of tmem.agents; where it is not there yet, its statements can't run, and say so.
 """
 
+import errno
 import time
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from tmem.client import Client
 from tmem.v1 import pools_pb2
 from tmem.v1.common_pb2 import PoolRef
-from tmem.wire.limits import BLOCK_PAGES
+from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
+from tmem.wire.results import Code
 
 from .expect import CannotRun, expect, same
 from .kit import statement
 from .samples import noise, stamped, text
-from .stage import PREFIX, Own, Stage
+from .stage import PREFIX, Own, Stage, fetch
 
 if TYPE_CHECKING:
     from .paging import Paged
+    from .swapping import Swapped
+
+FAILED_STORE = errno.EIO
+"""What the kernel gets for a write that was refused, and for a read of what can't be had back."""
 
 
 def _agent(name: str, what: str) -> Any:
@@ -171,27 +178,102 @@ def the_first_that_takes_it(stage: Stage) -> None:
 # ---- The swap agent ----
 
 
+_SLOTS = 600
+
+
+def _swapped(stage: Stage, own: Own) -> "Swapped":
+    """A swap device with its slots at a server."""
+    _agent("swap", "swap agent")
+    from .swapping import Swapped
+
+    device = Swapped(own.target, stage.name(), _SLOTS)
+    stage.at_end(device.close)
+    return device
+
+
 @statement(
     79,
-    "The swap agent answers for a slot that was never stored without asking the server, and says that it is not its own.",
+    "A load of a slot that was never stored asks the server nothing: such a slot is not the server's, and reads as nothing.",
 )
 def slots_never_stored_cost_nothing(stage: Stage) -> None:
-    raise _missing("swap", "swap agent", stage)
+    own = stage.own(fresh=True)
+    device, client = _swapped(stage, own), own.client()
+    device.store(5, _plain(5))
+    before, asked = device.exchanges, _gets(client, device)
+    for slot in (0, 4, 6, 511, 512, _SLOTS - 1):
+        same(device.load(slot), bytes(PAGE_BYTES), f"slot {slot}, which was never stored")
+    same(device.exchanges, before, "gets, puts and flushes that were sent")
+    same(_gets(client, device), asked, "gets that the server counts")
+    same(device.load(5), _plain(5), "the slot that was stored")
+    expect(device.exchanges > before, "what was stored was not asked for, so nothing was shown")
+
+
+def _gets(client: Client, device: "Swapped") -> int:
+    stat = client.stat_pool(device.pool_id)
+    return stat.gets_hit + stat.gets_missed + stat.gets_failed
 
 
 @statement(80, "A store over a slot invalidates the old page first, whatever becomes of the new one.")
 def stores_invalidate_first(stage: Stage) -> None:
-    raise _missing("swap", "swap agent", stage)
+    own = stage.own(fresh=True)
+    device = _swapped(stage, own)
+    plain = stage.plain_at(own)
+    generation, token = device.right
+    ref = PoolRef(pool_id=device.pool_id, generation=generation, token=token)
+    for slot in range(20):
+        same(device.store(slot, _plain(slot)), 0, f"the answer to a store of slot {slot}")
+    plain.call(plain.pools.FreezePool, pools_pb2.FreezePoolRequest(pool=ref))
+    for slot in (3, 4, 10):
+        same(
+            device.store(slot, _plain(100 + slot)),
+            FAILED_STORE,
+            f"the answer to a store of slot {slot} that is refused",
+        )
+        same(device.load(slot), FAILED_STORE, f"a load of slot {slot} after that")
+        same(plain.look(ref, 0, slot), Code.MISS, f"slot {slot} on the server")
+    for slot in (2, 5, 19):
+        same(device.load(slot), _plain(slot), f"slot {slot}, which nobody stored over")
+    plain.call(plain.pools.ThawPool, pools_pb2.ThawPoolRequest(pool=ref))
+    for slot in (3, 4, 10):
+        same(device.store(slot, _plain(200 + slot)), 0, f"the answer to a store of slot {slot} after the thaw")
+        same(device.load(slot), _plain(200 + slot), f"slot {slot} after the thaw")
 
 
 @statement(81, "An invalidation of a slot that is not held asks the server nothing.")
 def invalidations_of_nothing_cost_nothing(stage: Stage) -> None:
-    raise _missing("swap", "swap agent", stage)
+    own = stage.own(fresh=True)
+    device, client = _swapped(stage, own), own.client()
+    device.store(5, _plain(5))
+    before = device.exchanges
+    for slot in (0, 4, 6, 511, 512, _SLOTS - 1):
+        same(device.discard(slot), 0, f"the answer to an invalidation of slot {slot}")
+    same(device.exchanges, before, "gets, puts and flushes that were sent")
+    same(client.stat_pool(device.pool_id).flushes_asked, 0, "flushes that the server counts")
+    same(device.discard(5), 0, "the answer to an invalidation of the slot that is held")
+    end = time.monotonic() + 10
+    while client.stat_pool(device.pool_id).pages and time.monotonic() < end:
+        same(device.load(5), bytes(PAGE_BYTES), "the slot that was invalidated")
+    same(client.stat_pool(device.pool_id).pages, 0, "pages on the server after that")
 
 
-@statement(82, "With every write kept elsewhere too, the server may drop any page and nothing is lost.")
+@statement(82, "Where every write is kept elsewhere too, the server may drop any page, and nothing is lost.")
 def written_through_pages_can_be_dropped(stage: Stage) -> None:
-    raise _missing("swap", "swap agent", stage)
+    own = stage.own("--memory-limit", "4MiB")
+    server = own.pool("ephemeral", take=False)
+    elsewhere: dict[int, bytes] = {}
+    from_server = 0
+    for turn in range(3):
+        for slot in range(turn, 1500, 1 + turn):
+            elsewhere[slot] = stamped(turn * 10_000 + slot)
+            server.put(7, slot, elsewhere[slot])
+        for slot, wanted in elsewhere.items():
+            (seen,) = fetch(server, 7, slot)
+            if seen == Code.MISS:
+                continue  # then it is read where it was kept
+            from_server += 1
+            same(seen, wanted, f"slot {slot}, from the server")
+    expect(server.stat().evicted, "the server has dropped nothing, so nothing was shown")
+    expect(from_server, "the server has dropped everything")
 
 
 # ---- The cache ----
