@@ -27,10 +27,13 @@ class Options:
         read_timeout: seconds until a get gives up; write_timeout: until a put or flush does.
         call_timeout: seconds until a call about pools gives up; connect_timeout: until `connect` does.
         window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
+        tls_ca: path of the authorities (PEM) of which one must have signed the server's certificate; None: no TLS.
+        tls_cert, tls_key: paths of this client's own certificate and its key (PEM), if the server wants one.
+        tls_name: the name that the server's certificate must be for; "" = the target's host.
 
     Raises:
-        InvalidOption: a time-out that is not positive, a window too small for one message, or a token that no header can
-            carry.
+        InvalidOption: a time-out that is not positive, a window too small for one message, a token that no header can
+            carry, or half of what TLS needs.
     """
 
     token: str | None = None
@@ -41,6 +44,10 @@ class Options:
     connect_timeout: float = 10.0
     window_bytes: int = 8 << 20
     window_batches: int = 1024
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -54,3 +61,7 @@ class Options:
             raise InvalidOption(f"window_bytes is {self.window_bytes}; one message may have {MAX_MESSAGE_BYTES}")
         if self.window_batches < 1:
             raise InvalidOption(f"window_batches is {self.window_batches}, and must be 1 or more")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidOption("tls_cert and tls_key belong together")
+        if self.tls_ca is None and (self.tls_cert is not None or self.tls_name):
+            raise InvalidOption("tls_cert and tls_name mean nothing without tls_ca, which turns TLS on")
