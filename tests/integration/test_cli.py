@@ -185,7 +185,15 @@ class TestReports:
     def test_bench_has_every_promised_figure(self, there: Run) -> None:
         report = figures(there("bench", "--json", "--size", "4", "--rounds", "1", "--calls", "20"))
 
-        for name in ("grpc_unary_floor", "unary_get", "stream_echo", "stream_get", "link_echo", "link_get", "redis_get"):
+        for name in (
+            "grpc_unary_floor",
+            "unary_get",
+            "stream_echo",
+            "stream_get",
+            "link_echo",
+            "link_get",
+            "redis_get",
+        ):
             assert 0 < report[f"{name}_us"]["p50"] <= report[f"{name}_us"]["p99"], name
         for name in ("unary_to_floor", "stream_to_unary", "link_to_unary", "stream_to_link", "link_to_redis"):
             low, high = report[f"{name}_ratio_spread"]

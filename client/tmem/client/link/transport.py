@@ -28,7 +28,7 @@ __all__ = ["Call", "Transport"]
 log = logging.getLogger(__name__)
 
 # So many receives at once, so that whoever keeps the time has a turn.
-_RECEIVES = 32
+_RECEIVES = 8
 
 
 class Call:
