@@ -20,7 +20,7 @@ Layout: a head of 64 bytes; then four bitmaps (stored, uncertain, with_crc, remo
 
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tmem.wire.checksum import page_checksum
 from tmem.wire.codec import Plain
@@ -329,3 +329,10 @@ class SharedPresence:
         """Nothing is stored any more (an ephemeral pool whose server came back empty)."""
         for number in range(_blocks(self._pages)):
             self._stored.put(number, 0)
+
+    def lost(self, under_way: Callable[[int, int], int]) -> None:
+        """What was uncertain, and is not sent again, is what was known before."""
+        for number in range(_blocks(self._pages)):
+            uncertain = self._uncertain.get(number)
+            if uncertain:
+                self._uncertain.put(number, uncertain & under_way(self._object, number))

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from tmem.client._core.calls import call_metadata
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import FlushOperation, Operation, PutOperation
 from tmem.client._core.options import Options
@@ -99,7 +98,7 @@ class Stream:
         self._beat_at = 0.0
         self._owed: FlushOperation | None = None
         self.core = SessionCore(options, counters)
-        self.transport = Transport(target, call_metadata(options), self._leave)
+        self.transport = Transport(target, options, self._leave)
         self.lock: AbstractContextManager[Any] = nullcontext()
 
     # ---- What a loop needs to know ----
