@@ -132,7 +132,7 @@ class FakeKernel:
 
     def remove(self, unit: int, count: int) -> None:
         """The first half of a removal: it waits until its message is read."""
-        self.queue.append(("remove", unit, count))
+        self.queue.append(("remove", unit * self.unit_pages, count * self.unit_pages))
         self.changing += 1
 
     def remove_on(self) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import tmem.client
-from tmem.agents.pager import Pages, Target
+from tmem.agents.pager import Pages
 from tmem.agents.pager.paging import PagedProgram, Paging
+from tmem.agents.run.ways import Order
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.errors import InvalidOption
 
@@ -41,9 +42,9 @@ def run(server: CaptiveDaemon, capfd: pytest.CaptureFixture[str]) -> Run:
         *command: object, memory: int = 8 * MIB, room: int = 1 << 30, **way: Any
     ) -> tuple[int, str, PagedProgram]:
         words = [str(word) for word in command]
-        targets = way.pop("targets", [Target(server.target)])
+        order = Order(words, memory, room, way.pop("target", server.target), None)
         others = descendants(os.getpid())
-        with Paging(**way).start(words, memory=memory, targets=targets, room=room) as program:
+        with Paging(**way).start(order) as program:
             status = program.wait(100)
             if status is None:
                 pytest.fail("the program did not end")
@@ -60,16 +61,17 @@ def run(server: CaptiveDaemon, capfd: pytest.CaptureFixture[str]) -> Run:
 def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: Path, pages: str) -> None:
     status, out, program = run(allocations, "family", memory=8 * MIB, pages=Pages(pages))
     assert (status, out) == (0, "right\n")
-    totals = program.totals()
-    assert totals["regions"] == 1
-    assert totals["evicted"] > 0
-    assert program.failures == []
+    figures = program.figures()
+    assert figures.more["regions"] == 1
+    assert figures.pages_out > 0
+    assert figures.messages_out_per_mib
+    assert figures.trouble == ""
 
 
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
     _, out, program = run(allocations, "threads", 3, memory=16 * MIB)
     assert out == "right\n"
-    assert program.totals()["evicted"] > 100
+    assert program.figures().pages_out > 100
     with tmem.client.connect(server.target) as client:
         assert client.pools() == []
 
@@ -79,7 +81,7 @@ def test_a_forked_child_gets_sigsegv_for_its_parents_memory_and_far_memory_of_it
 ) -> None:
     _, out, program = run(allocations, "fork", memory=4 * MIB)
     assert out == "right\n"
-    assert program.totals()["regions"] == 2
+    assert program.figures().more["regions"] == 2
 
 
 def test_what_does_not_fit_fails_and_nothing_becomes_local_behind_ones_back(run: Run, allocations: Path) -> None:
@@ -88,9 +90,9 @@ def test_what_does_not_fit_fails_and_nothing_becomes_local_behind_ones_back(run:
 
 
 def test_without_a_server_large_allocations_fail(run: Run, allocations: Path) -> None:
-    _, out, program = run(allocations, "none", targets=[Target("127.0.0.1:1")])
+    _, out, program = run(allocations, "none", target="127.0.0.1:1")
     assert out == "right\n"
-    assert any("127.0.0.1:1" in failure for failure in program.failures)
+    assert "127.0.0.1:1" in program.figures().trouble
 
 
 def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path, tmp_path: Path) -> None:
@@ -102,8 +104,8 @@ def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path
 def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: Path) -> None:
     _, out, program = run(hog_program, 32 * MIB, 4, 4, 2, 1)
     assert '"bad": 0' in out
-    assert program.totals()["evicted"] > 1000
-    assert program.totals()["peak"] * 4096 <= 8 * MIB
+    assert program.figures().pages_out > 1000
+    assert (program.figures().peak or 0) <= 8 * MIB
 
 
 NUMPY = """
@@ -127,7 +129,7 @@ def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> N
     plain = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     _, out, program = run(sys.executable, "-c", script, memory=8 * MIB)
     assert out == plain.stdout
-    assert program.totals()["evicted"] > 500
+    assert program.figures().pages_out > 500
 
 
 def test_sort_sorts(run: Run, tmp_path: Path) -> None:
@@ -138,20 +140,21 @@ def test_sort_sorts(run: Run, tmp_path: Path) -> None:
     subprocess.run([*command, tmp_path / "plain"], check=True, timeout=60, env=environment)
     _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=4 * MIB)
     assert (tmp_path / "far").read_bytes() == (tmp_path / "plain").read_bytes()
-    assert program.totals()["evicted"] > 500
+    assert program.figures().pages_out > 500
 
 
 def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, server: CaptiveDaemon) -> None:
     with pytest.raises(InvalidOption, match="no program"):
         run("/nowhere/to/be/found")
-    with Paging().start(["sh", "-c", "kill -TERM $$"], memory=8 * MIB, targets=[Target(server.target)]) as program:
+    order = Order(["sh", "-c", "kill -TERM $$"], 8 * MIB, None, server.target, None)
+    with Paging().start(order) as program:
         assert program.wait(30) == 128 + signal.SIGTERM
 
 
 def test_a_program_that_is_left_is_ended_with_all_of_it(server: CaptiveDaemon, hog_program: Path) -> None:
     command = [str(hog_program), str(32 * MIB), "100", "2", "0", "1"]
-    with Paging().start(command, memory=8 * MIB, targets=[Target(server.target)]) as program:
-        while not program.totals()["evicted"]:
+    with Paging().start(Order(command, 8 * MIB, None, server.target, None)) as program:
+        while not program.figures().pages_out:
             assert program.wait(0.1) is None
         processes = descendants(program.pid) | set(program.agents())
     await_gone(processes)

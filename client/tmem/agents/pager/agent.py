@@ -10,7 +10,6 @@ It is started by the holder, as `python -m tmem.agents.pager.agent`, with its de
 region is closed, or its program has ended; 3 no target could be reached at the first start; others: start the next.
 """
 
-import argparse
 import gc
 import logging
 import os
@@ -19,11 +18,11 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from typing import Any
 
+from tmem.agents.host.memory import take_standing
 from tmem.wire.errors import TmemError, Unavailable
 
-from . import control, kernel, latencies
+from . import control, kernel, latencies, launch
 from .core import Pager
 from .launch import DONE, UNREACHABLE
 from .memory import AgentMemory
@@ -196,6 +195,7 @@ class Agent:
         self._tick_at = now + _TICK_SECONDS
         self._region.note_beat()
         self._region.write_figures(self._pager.figures)
+        self._region.note_accepting(sum(map(self._targets.accepting, range(self._targets.targets))))
         spare = self._memory.look_around()
         self._pager.machine(spare, can_hide=self._memory.can_hide)
 
@@ -235,11 +235,9 @@ class Agent:
 
 def main(arguments: list[str] | None = None) -> int:
     """The process."""
-    parser = argparse.ArgumentParser(prog="tmem.agents.pager.agent")
-    for name in ("region", "uffd", "memory", "control", "program"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    options: Any = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format=f"tmem pager[{os.getpid()}]: %(message)s")
+    options = launch.read_arguments("agent", arguments)
+    launch.log_to_standard_error("agent")
+    take_standing()
     end = socket.socket(fileno=options.control)
     region = Region(options.region)
     agent = Agent(region, options.uffd, options.memory, end, options.program)

@@ -1,7 +1,8 @@
 """The pager's core: what a touch of a page, a removal, an answer and the passing of time lead to.
 
 Owns: faults, and the order in which work is done: what a thread waits for comes first; everything else is done in steps that
-are short enough for a fault to wait for. `evictions`, `fetches`, `owed`, `clock`, `stride` and `homecoming` own their parts.
+are short enough for a fault to wait for. `evictions`, `fetches`, `owed`, `clock`, `ahead`, `homecoming`, `recorder` and `takeover`
+own their parts.
 
 Must not know: the kernel, the network, the clock on the wall. It has two ports, gets the time with each call, and runs in one
 thread. A message about a page is a hint only: what is done follows from the table.
@@ -20,6 +21,7 @@ from contextlib import suppress
 
 from tmem.wire.limits import BLOCK_PAGES, MAX_CHUNK_PAGES
 
+from .ahead import ReadAhead
 from .clock import Clock
 from .evictions import Evictions
 from .fetches import Fetches
@@ -27,23 +29,20 @@ from .homecoming import Homecoming
 from .ledger import Figures, Ledger
 from .owed import Owed
 from .ports import AgainError, Memory, NoRoomError, Remote
+from .recorder import Recorder
 from .settings import Settings
-from .stride import Strides, Window
+from .stride import Strides
 from .table import Flag, State, Table
+from .takeover import take_over
 from .uffd import Fault
 
 __all__ = ["Pager"]
 
 _INFINITE = float("inf")
-_NOTHING = range(0)
+_POISONABLE = frozenset((State.LOST, State.NEVER))
 _WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
-_MOST_MARKERS = 1024
-
-
-def _nothing() -> None:
-    """Nobody waits."""
 
 
 class Pager:
@@ -71,17 +70,14 @@ class Pager:
         probation = self._probation() if settings.sampling else 0
         # A victim is one chunk at most, and a whole one where it can be: what is written over later is replaced as a whole.
         self._clock = Clock(table, run=run, block=run, probation=probation)
-        self._strides = Strides(settings.units, settings.prefetch // settings.unit)
+        strides = Strides(settings.units, settings.prefetch // settings.unit)
+        self._ahead = ReadAhead(
+            self.ledger, self._fetches, strides, self._block, room=self._room, zero=self._zero_ahead
+        )
+        self._recorder = Recorder(self.ledger)
         self._homecoming = Homecoming(settings.inertia, max(4 * run, 1), now)
-        self._markers: set[int] = set()
         self._waiting: deque[tuple[int, int]] = deque()  # touches that wait for room
         self._retold: deque[tuple[int, int]] = deque()  # touches that came while the program was changing its memory
-        self._ahead: deque[tuple[int, int]] = deque()  # runs to be fetched when there is room
-        self._asked: deque[tuple[int, int]] = deque()  # runs that the program wants home
-        self._asked_done: list[Callable[[], None]] = []
-        self._recording = False
-        self._hidden: Callable[[], None] = _nothing
-        self._to_hide: int | None = None  # which units the recording of the working set has hidden so far: those below
         self._heal_at = now
         self._machine_spare = settings.units
         self._now = now
@@ -119,48 +115,7 @@ class Pager:
     def take_over(self, now: float) -> None:
         """Goes on from a table that another agent has left, killed at whatever instruction."""
         self._note(now)
-        table, memory, ledger = self.table, self._memory, self.ledger
-        ledger.count_again()
-        ledger.figures.takeovers += 1
-        top = ledger.top
-        # Probation ended with the agent that knew of it.
-        table.flags[:top] = table.flags[:top].translate(bytes(value & ~Flag.HIDDEN for value in range(256)))
-        self._note_freed()
-        for first, count in list(table.runs(State.RESTORING, end=top)):
-            self._undo_restoring(first, count)
-        for first, count in list(table.runs(State.EVICTING, end=top)):
-            table.set_states(first, count, State.RESIDENT)
-            ledger.unprotect(first, count)
-        for first, count in list(table.runs(State.REMOTE, end=top)):
-            memory.punch(first, count)
-        for first, count in list(table.runs(State.LOST, end=top)):
-            memory.punch(first, count)
-            ledger.poison(first, count)
-        ledger.count_again()
-        poisoned = table.flags[:top].translate(bytes(bool(value & Flag.POISONED) for value in range(256)))
-        unit = poisoned.find(1)
-        while unit >= 0:
-            self._fetches.poisoned.add(unit)
-            unit = poisoned.find(1, unit + 1)
-        # What is not remote by the table must not be remote by a target's: the flush that was owed died with its agent.
-        pages = self.settings.pages.unit_pages
-        for target in range(self._remote.targets):
-            for page, page_count in self._remote.held(target):
-                first, end = page // pages, (page + page_count - 1) // pages + 1
-                for at in range(first, end):
-                    if table.states[at] != State.REMOTE or table.targets[at] != target:
-                        self._owed.add(target, at, 1, now)
-        memory.wake(0, table.units)
-
-    def _undo_restoring(self, first: int, count: int) -> None:
-        table = self.table
-        self._memory.punch(first, count)
-        for unit in range(first, first + count):
-            if table.flags[unit] & Flag.DROP:
-                table.states[unit] = State.LOST if table.flags[unit] & Flag.PART else State.NEVER
-                table.flags[unit] = 0
-            else:
-                table.states[unit] = State.REMOTE
+        take_over(self.ledger, self._fetches, self._owed, self._give_up, now)
 
     # ---- Events ----
 
@@ -200,9 +155,7 @@ class Pager:
             elif state == State.RESTORING:
                 self._fetches.expect(unit)
                 table.flags[unit] |= Flag.USED
-                if unit in self._markers:
-                    self._markers.discard(unit)
-                    self._read_ahead(self._strides.note(unit, missed=False), zeros=False)
+                self._ahead.touched(unit)
             else:
                 self._memory.punch(unit, 1)
                 self._memory.poison(unit, 1)
@@ -214,24 +167,27 @@ class Pager:
         if flags & _WP:
             self._memory.unprotect(unit, 1)
         elif self._memory.resume(unit, 1):
-            # In the table it is here, in the file it is not: the program has removed it and touched it again before the
-            # message about that was read. If it can't have been so, its bytes are gone.
-            if not self.table.flags[unit] & Flag.ZEROS:
-                self._vanished(unit)
-                return
-            self._memory.zero(unit, 1)
+            self._not_here(unit)
+            return
         if self._clock.used(unit):
             self.figures.sampled += 1
         self.table.flags[unit] |= Flag.USED
-        if unit in self._markers:
-            self._markers.discard(unit)
-            self._read_ahead(self._strides.note(unit, missed=False), zeros=False)
+        self._ahead.touched(unit)
 
-    def _vanished(self, unit: int) -> None:
-        self.table.states[unit] = State.LOST
+    def _not_here(self, unit: int) -> None:
+        """In the table it is here, in the file it is not.
+
+        The program has removed it and touched it again before the message about that was read. If it can't have been so,
+        its bytes are gone.
+        """
         self.ledger.resident -= 1
-        self.figures.lost += 1
-        self._memory.poison(unit, 1)
+        if self.table.flags[unit] & Flag.ZEROS:
+            self.table.states[unit] = State.NEVER
+            self._first_touch(unit, 0)
+        else:
+            self.table.states[unit] = State.LOST
+            self.figures.lost += 1
+            self._memory.poison(unit, 1)
 
     def _first_touch(self, unit: int, flags: int) -> None:
         if not self._has_room(1):
@@ -245,11 +201,12 @@ class Pager:
             self._fetches.expect(unit)
             self._wait(unit, flags)
             return
-        self._read_ahead(self._strides.note(unit, missed=True), zeros=True)
+        self.table.flags[unit] |= Flag.USED
+        self._ahead.missed(unit, first_touch=True)
 
     def _zero(self, first: int, count: int) -> None:
         table, ledger = self.table, self.ledger
-        table.set_flags(first, count, Flag.ZEROS | Flag.USED)
+        table.set_flags(first, count, Flag.ZEROS)
         table.set_states(first, count, State.RESIDENT)
         try:
             self._memory.zero(first, count)
@@ -265,6 +222,15 @@ class Pager:
         self._fetches.forget(first, count)
         self._clock.came(first, count)
 
+    def _zero_ahead(self, first: int, count: int) -> None:
+        # A unit that the program gave up and has not removed yet is not mapped by this: it will be zeros once it is removed.
+        step = (
+            count if self.ledger.unit_pages == 1 else 1
+        )  # huge ones one by one: there may be memory for the first only
+        with suppress(NoRoomError):
+            for unit in range(first, first + count, step):
+                self._zero(unit, step)
+
     def _want(self, unit: int, flags: int) -> None:
         self._fetches.expect(unit)
         if not self._has_room(1) or not self._fetches.begin(unit, 1):
@@ -272,7 +238,7 @@ class Pager:
             return
         self.figures.restored += 1
         self.table.flags[unit] |= Flag.USED
-        self._read_ahead(self._strides.note(unit, missed=True), zeros=False)
+        self._ahead.missed(unit, first_touch=False)
 
     def _wait(self, unit: int, flags: int) -> None:
         self._waiting.append((unit, flags))
@@ -321,22 +287,6 @@ class Pager:
         # Last: an agent killed before this notes all of them once more, which changes nothing.
         table.freed[first : first + count] = bytes(count)
 
-    def _note_freed(self) -> None:
-        """Removals whose messages died with the agent that had read them: of any unit, also of such that were never touched."""
-        freed, states, flags = self.table.freed, self.table.states, self.table.flags
-        units = self.table.units
-        first = freed.find(b"\1", 0, units)
-        while first >= 0:
-            stop = freed.find(b"\0", first, units)
-            stop = units if stop < 0 else stop
-            for unit in range(first, stop):
-                if states[unit] in {State.EVICTING, State.RESTORING}:  # nothing is on its way any more
-                    states[unit] = State.NEVER
-                    flags[unit] = 0
-            self._memory.punch(first, stop - first)
-            self._give_up(first, stop - first)
-            first = freed.find(b"\1", stop, units)
-
     def _removed_part(self, unit: int) -> None:
         """The program gives a part of a unit up: possible only while the unit is at home, as nothing remembers parts.
 
@@ -382,23 +332,17 @@ class Pager:
     def bring(self, runs: list[tuple[int, int]], done: Callable[[], None], now: float) -> None:
         """Fetches what is REMOTE of these runs, as far as the limit has room for them; `done` when all of that is home."""
         self._note(now)
-        self._asked.extend(runs)
-        self._asked_done.append(done)
+        self._ahead.bring(runs, done)
 
     def record(self, done: Callable[[], None], now: float) -> None:
         """Forgets which units were used so far, and hides all that are resident, so that using them is seen; then `done`."""
         self._note(now)
-        top = self.ledger.top
-        flags = self.table.flags
-        flags[:top] = flags[:top].translate(bytes(value & ~Flag.USED for value in range(256)))
-        self._to_hide = 0
-        self._hidden = done
-        self._recording = True
+        self._recorder.begin(done)
 
     def recorded(self, now: float) -> None:
         """Ends the recording."""
         self._note(now)
-        self._recording = False
+        self._recorder.end()
 
     # ---- Work in steps ----
 
@@ -406,10 +350,10 @@ class Pager:
         """Does a little of what there is to do; answers in how many seconds to call again: 0 = there is more."""
         self._note(now)
         more = self._retry()
-        more |= self._admit()
+        self._admit()
         more |= self._evict()
-        more |= self._fetch_ahead()
-        more |= self._hide_next()
+        more |= not self._waiting and self._ahead.step()
+        more |= self._recorder.step()
         if self._owed.next_time() <= now or self._owed.pending > BLOCK_PAGES:
             self._owed.pay(now)
         self._return_home()
@@ -442,7 +386,7 @@ class Pager:
                     self.ledger.resume(unit, 1)
                 elif method == "unprotect" and state == State.RESIDENT:
                     self.ledger.unprotect(unit, 1)
-                elif method == "poison" and (state == State.LOST or unit in self._fetches.poisoned):
+                elif method == "poison" and (state in _POISONABLE or unit in self._fetches.poisoned):
                     self.ledger.poison(unit, 1)
                 elif method == "wake":
                     self._memory.wake(unit, 1)
@@ -455,15 +399,14 @@ class Pager:
             self._fetches.expire(self._now)
         return bool(self.ledger.again or self._retold)
 
-    def _admit(self) -> bool:
+    def _admit(self) -> None:
         """Touches that waited for room, one for each unit that is free."""
         waiting = self._waiting
         while waiting and self._has_room(1):
             before = len(waiting)
             self._touched(*waiting.popleft())
             if len(waiting) >= before:  # no memory after all, whatever the limit says
-                return False
-        return False
+                return
 
     def _evict(self) -> bool:
         """Sends the next part of a run, or sends off a run if there is too little room."""
@@ -502,112 +445,13 @@ class Pager:
             self._clock.probation = 0
         return True
 
-    def _hide_next(self) -> bool:
-        """Hides the next resident units after a recording of the working set has begun."""
-        if self._to_hide is None:
-            return False
-        for first, count in self.table.runs(State.RESIDENT, self._to_hide, self.ledger.top, BLOCK_PAGES):
-            self._memory.hide(first, count)
-            self._to_hide = first + count
-            return True
-        self._to_hide = None
-        self._hidden()
-        return False
-
-    # ---- Reading ahead ----
-
-    def _read_ahead(self, window: Window | None, *, zeros: bool) -> None:
-        """Notes what a stream will want; zeros are given at once, as they cost no exchange."""
-        if window is None:
-            return
-        states, targets = self.table.states, self.table.targets
-        if states[window.marker] == State.REMOTE:
-            if len(self._markers) >= _MOST_MARKERS:
-                self._markers.clear()
-            self._markers.add(window.marker)
-        units = sorted(window.units)
-        at = 0
-        while at < len(units):
-            first = units[at]
-            state = states[first]
-            end = at + 1
-            while (
-                end < len(units)
-                and units[end] == units[end - 1] + 1
-                and units[end] % self._block
-                and states[units[end]] == state
-                and (state != State.REMOTE or targets[units[end]] == targets[first])
-            ):
-                end += 1
-            if state == State.REMOTE:
-                self._ahead.append((first, end - at))
-            elif state == State.NEVER and zeros and self._room() >= end - at:
-                self._zero_ahead(first, end - at)
-            at = end
-
-    def _zero_ahead(self, first: int, count: int) -> None:
-        # A unit that the program gave up and has not removed yet is not mapped by this: it will be zeros once it is removed.
-        with suppress(NoRoomError):
-            self._zero(first, count)
-
-    def _fetch_ahead(self) -> bool:
-        """Fetches one run of what streams will want, or the program has asked for."""
-        ledger = self.ledger
-        if self._waiting:
-            return False
-        if self._ahead:
-            first, count = self._ahead.popleft()
-            count = max(min(count, self._room()), 0)
-            fetched = self._fetch_run(first, first + count)
-            ledger.figures.prefetched += fetched
-            return bool(self._ahead)
-        if self._asked:
-            return self._bring_more()
-        if self._asked_done and not self._fetches.in_flight:
-            done, self._asked_done = self._asked_done, []
-            for each in done:
-                each()
-        return False
-
-    def _fetch_run(self, first: int, end: int) -> int:
-        """Fetches the first run of REMOTE units in first .. end - 1; answers how many."""
-        for at, _ in self.table.runs(State.REMOTE, first, end, 1):
-            stop = min(end, at - at % self._block + self._block)
-            count = self._fetches.run_around(at, stop, BLOCK_PAGES)
-            return count if self._fetches.begin(at, count) else 0
-        return 0
-
-    def _bring_more(self) -> bool:
-        ledger = self.ledger
-        first, count = self._asked[0]
-        end = min(first + count, self.table.units)
-        room = ledger.free - ledger.headroom
-        at = next((at for at, _ in self.table.runs(State.REMOTE, first, end, 1)), end)
-        if at >= end:
-            self._asked.popleft()
-            return True
-        if room <= 0:
-            self._asked.clear()  # the limit is reached: the rest comes when it is touched
-            return True
-        fetched = self._fetch_run(at, min(end, at + room))
-        ledger.figures.prefetched += fetched
-        self._asked[0] = (at + max(fetched, 1), end - at - max(fetched, 1))
-        return True
-
     def _came(self, first: int, count: int) -> range:
-        """A run is home: tells the clock, and answers what is not to be mapped before it is touched.
-
-        That is a marker, or, while a working set is recorded, everything: else a page that was read ahead would be used unseen.
-        """
+        """A run is home: tells the clock, and answers what is not to be mapped before it is touched."""
         self.table.clear_flags(first, count, Flag.ZEROS)
         self._clock.came(first, count)
-        if self._recording:
+        if self._recorder.recording:
             return range(first, first + count)
-        if self._markers:
-            for unit in range(first, first + count):
-                if unit in self._markers:
-                    return range(unit, unit + 1)
-        return _NOTHING
+        return self._ahead.unseen(first, count)
 
     # ---- Coming home ----
 
@@ -621,7 +465,7 @@ class Pager:
             self._heal_at = self._now + _HEAL_SECONDS
             for unit in [unit for unit in self._fetches.poisoned if self._may_heal(unit)]:
                 self._fetches.begin(unit, 1)
-        if self._waiting or self._ahead or self._asked:
+        if self._waiting or self._ahead.busy:
             return
         due = self._homecoming.due(self.ledger.remote, self._spare(), self._now)
         at = 0
@@ -629,7 +473,7 @@ class Pager:
             at = self.table.states.find(bytes((State.REMOTE,)), at, self.ledger.top)
             if at < 0:
                 return
-            fetched = self._fetch_run(at, min(at + due, self.ledger.top))
+            fetched = self._ahead.fetch_first(at, min(at + due, self.ledger.top))
             if not fetched:
                 return
             self.figures.returned += fetched

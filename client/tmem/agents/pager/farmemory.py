@@ -23,9 +23,9 @@ from . import control, kernel, launch
 from .direct_io import refuse_direct_io
 from .latencies import quantile
 from .region import Region
-from .settings import Pages, Settings, Target
+from .settings import Pages, Settings, Target, default_prefetch
 from .table import Flag, State
-from .uffd import Userfaultfd, needed_features, probe_features
+from .uffd import Userfaultfd, check_machine, needed_features
 from .workingset import read_runs, write_runs
 
 __all__ = ["FarMemory"]
@@ -144,18 +144,10 @@ class FarMemory(mmap.mmap):
     def _start(self) -> None:
         settings = self._settings
         hugetlb = settings.pages is Pages.HUGETLB
-        needed = needed_features(hugetlb=hugetlb)
-        try:
-            missing = needed & ~probe_features()
-            if missing:
-                raise InvalidOption(f"the kernel's userfaultfd lacks {missing!r}: Linux 6.6 or later is needed")
-            uffd = Userfaultfd.create(needed, settings.kernel_page)
-            self._descriptors.append(uffd.descriptor)
-            uffd.register(self._base, settings.size)
-        except OSError as error:
-            raise InvalidOption(
-                f"userfaultfd can't be used: {error.strerror}. Run as root, or be given /dev/userfaultfd (see tmem doctor)"
-            ) from error
+        check_machine(hugetlb=hugetlb)
+        uffd = Userfaultfd.create(needed_features(hugetlb=hugetlb), settings.kernel_page)
+        self._descriptors.append(uffd.descriptor)
+        uffd.register(self._base, settings.size)
         self._region = Region.create(settings, self._base, self._owner)
         self._descriptors.append(self._region.descriptor)
         ours, agents = control.pair()
@@ -392,7 +384,6 @@ def _settings(
         kind = Pages(pages)
     except ValueError:
         raise InvalidOption(f"pages is {pages!r}; {', '.join(each.value for each in Pages)} can be") from None
-    unit = kind.unit_pages * 4096
     targets = [target] if isinstance(target, (str, Target)) else target
     try:
         return Settings(
@@ -401,7 +392,7 @@ def _settings(
             targets=tuple(each if isinstance(each, Target) else Target(each, token) for each in targets),
             name=name or f"far-{os.uname().nodename[:64]}-{os.getpid()}",
             pages=kind,
-            prefetch=(64 * 4096 if kind is Pages.BASE else 2 * unit) if prefetch is None else prefetch,
+            prefetch=default_prefetch(kind) if prefetch is None else prefetch,
             **others,
         )
     except TypeError as error:

@@ -12,7 +12,6 @@ Must not know: targets, links, the core. It imports neither.
 It is started as `python -m tmem.agents.pager.holder`, with its descriptors as arguments. Exit status: as the last agent's.
 """
 
-import argparse
 import logging
 import os
 import select
@@ -20,6 +19,8 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+
+from tmem.agents.host.memory import take_standing
 
 from . import launch
 from .kernel import punch
@@ -133,11 +134,9 @@ class Holder:
 
 def main(arguments: list[str] | None = None) -> int:
     """The process."""
-    parser = argparse.ArgumentParser(prog="tmem.agents.pager.holder")
-    for name in ("region", "uffd", "memory", "control", "program"):
-        parser.add_argument(f"--{name}", type=int, required=True)
-    logging.basicConfig(level=logging.WARNING, format=f"tmem pager holder[{os.getpid()}]: %(message)s")
-    return Holder(launch.Descriptors(**vars(parser.parse_args(arguments)))).run()
+    launch.log_to_standard_error("holder")
+    take_standing()
+    return Holder(launch.read_arguments("holder", arguments)).run()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import errno
 import os
 from typing import Any
 
+from tmem.agents.host.kernel import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, mlockall
+
 __all__ = [
     "MADV_DONTFORK",
     "MADV_HUGEPAGE",
@@ -31,7 +33,6 @@ MAP_NORESERVE = 0x4000
 MFD_HUGE_2MB = 21 << 26
 
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _PROT_NONE, _MAP_PRIVATE, _MAP_ANONYMOUS, _MAP_FIXED_NOREPLACE = 0, 2, 0x20, 0x100000
 _FAILED = ctypes.c_void_p(-1).value
 
@@ -42,7 +43,6 @@ class _IoVec(ctypes.Structure):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
-_libc.mlockall.argtypes = (ctypes.c_int,)
 _libc.munlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
 _libc.mmap.restype = ctypes.c_void_p
@@ -103,7 +103,7 @@ def lock_all_but(*sparse: tuple[int, int]) -> None:
         OSError: the limit of locked memory is too low.
     """
     # ONFAULT: what is not there yet is locked when it comes; without it the whole of every sparse mapping would come now.
-    _check(_libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT), "can't lock this process's memory")
+    mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)
     for address, length in sparse:
         _check(_libc.munlock(address, length), "can't unlock the region")
 

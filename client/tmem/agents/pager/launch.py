@@ -1,15 +1,19 @@
 """Starting the pager's processes.
 
-Owns: their command lines: a module of this package, and descriptors by number. Each process is exec'ed afresh, so that it holds no
-memory of who starts it, and gets no descriptor but those.
+Owns: their command lines (a module of this package, and descriptors by number), and their log. Each process is exec'ed afresh, so
+that it holds no memory of who starts it, and gets no descriptor but those.
 """
 
+import argparse
+import logging
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, fields
 
-__all__ = ["DONE", "UNREACHABLE", "Descriptors", "start"]
+from tmem.agents.host.log import say
+
+__all__ = ["DONE", "UNREACHABLE", "Descriptors", "log_to_standard_error", "read_arguments", "start"]
 
 # Exit statuses of agents: the region is closed, or its program has ended; no target could be reached at the first start.
 DONE, UNREACHABLE = 0, 3
@@ -37,6 +41,33 @@ class Descriptors:
     def arguments(self) -> list[str]:
         """For a command line."""
         return [word for each in fields(self) for word in (f"--{each.name}", str(getattr(self, each.name)))]
+
+
+def read_arguments(who: str, arguments: list[str] | None) -> Descriptors:
+    """The descriptors, from a command line."""
+    parser = argparse.ArgumentParser(prog=f"tmem.agents.pager.{who}")
+    for each in fields(Descriptors):
+        parser.add_argument(f"--{each.name}", type=int, required=True)
+    return Descriptors(**vars(parser.parse_args(arguments)))
+
+
+class _Handler(logging.Handler):
+    """Says what is logged on standard error, unless that would have to wait.
+
+    Whoever reads it may be the program itself, and may be waiting for a page.
+    """
+
+    def __init__(self, who: str) -> None:
+        super().__init__(logging.WARNING)
+        self._who = who
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self._who, record.getMessage(), "tmem-pager")
+
+
+def log_to_standard_error(who: str) -> None:
+    """What this process logs goes to standard error."""
+    logging.getLogger().addHandler(_Handler(who))
 
 
 def start(module: str, descriptors: Descriptors) -> "subprocess.Popen[bytes]":

@@ -19,20 +19,25 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import tmem.client.link
+from tmem.agents.run.ways import Figures, Order
 from tmem.wire.errors import InvalidOption, TmemError
+from tmem.wire.limits import PAGE_BYTES
 
 from . import control, kernel, launch, shim
-from .ledger import Figures
+from .latencies import quantile
+from .ledger import Figures as AgentFigures
 from .region import Region
-from .settings import Pages, Settings, Target
+from .settings import Pages, Settings, Target, default_prefetch
 from .table import State
-from .uffd import needed_features, probe_features
+from .uffd import check_machine, needed_features
 
 __all__ = ["DEFAULT_ROOM", "DEFAULT_THRESHOLD", "PagedProgram", "Paging"]
 
@@ -45,7 +50,8 @@ _ACCEPTANCE = struct.Struct("<2Q")  # base, process id
 _VERSION = 1
 _START_SECONDS = 30.0
 _END_SECONDS = 15.0
-_POLL_SECONDS = 0.2
+_RATIO_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -70,62 +76,56 @@ class _Served:
             self.holder.wait()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:
-    """The way.
+    """The way: a ways.Way.
 
-    Attributes:
+    Args:
         threshold: allocations from this size on are far.
+        pages: of which pages regions are made.
+        targets: where pages go after the order's own target, if that does not accept them.
         settings: of each region: fields of Settings, such as deadline.
     """
 
-    threshold: int = DEFAULT_THRESHOLD
-    pages: Pages = Pages.BASE
-    settings: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        *,
+        threshold: int = DEFAULT_THRESHOLD,
+        pages: Pages = Pages.BASE,
+        targets: Sequence[Target] = (),
+        **settings: Any,
+    ) -> None:
+        self._threshold = threshold
+        self._pages = pages
+        self._targets = tuple(targets)
+        self._settings = settings
 
-    def start(
-        self, command: Sequence[str], *, memory: int, targets: Sequence[Target], room: int | None = None
-    ) -> "PagedProgram":
-        """Starts a program.
-
-        Args:
-            command: it and its arguments.
-            memory: how much of each process's large allocations may be in local memory.
-            targets: where the rest goes, in order of preference.
-            room: how much one process may allocate so.
+    def start(self, order: Order) -> "PagedProgram":
+        """Starts a program. `order.memory` is what each of its processes may have of large allocations in local memory.
 
         Raises:
             InvalidOption: there is no such program, or this machine can't do that.
         """
-        if shutil.which(command[0]) is None:
-            raise InvalidOption(f"there is no program {command[0]!r}")
-        hugetlb = self.pages is Pages.HUGETLB
-        try:
-            missing = needed_features(hugetlb=hugetlb) & ~probe_features()
-        except OSError as error:
-            raise InvalidOption(
-                f"userfaultfd can't be used: {error.strerror}. Run as root, or be given /dev/userfaultfd (see tmem doctor)"
-            ) from error
-        if missing:
-            raise InvalidOption(f"the kernel's userfaultfd lacks {missing!r}: Linux 6.6 or later is needed")
-        unit = self.pages.unit_pages * 4096
+        if shutil.which(order.command[0]) is None:
+            raise InvalidOption(f"there is no program {order.command[0]!r}")
+        check_machine(hugetlb=self._pages is Pages.HUGETLB)
+        unit = self._pages.unit_pages * PAGE_BYTES
         settings = Settings(
-            size=-(-(DEFAULT_ROOM if room is None else room) // unit) * unit,
-            resident=memory,
-            targets=tuple(targets),
+            size=-(-(DEFAULT_ROOM if order.room is None else order.room) // unit) * unit,
+            resident=order.memory,
+            targets=(Target(order.target, order.token), *self._targets),
             name=f"run-{os.uname().nodename[:64]}-{os.getpid()}",
-            pages=self.pages,
-            prefetch=64 * 4096 if self.pages is Pages.BASE else 2 * unit,
-            **self.settings,
+            pages=self._pages,
+            prefetch=default_prefetch(self._pages),
+            **self._settings,
         )
         with ExitStack() as undo:
-            program = PagedProgram(list(command), settings, self.threshold, shim.build(), undo)
+            program = PagedProgram(order.command, settings, self._threshold, shim.build(), undo)
             undo.pop_all()
         return program
 
 
 class PagedProgram:
-    """A program that was started. Use it in a `with` statement: whatever happens, nothing is left of it.
+    """A program that was started: a ways.Running. Use it in a `with` statement: whatever happens, nothing is left of it.
 
     Attributes:
         failures: why regions could not be given.
@@ -137,6 +137,8 @@ class PagedProgram:
         self._served: list[_Served] = []
         self._helpers: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._ratio: float | None = None
+        self._ratio_at = 0.0
         self.failures: list[str] = []
         self._down = ExitStack()
         undo.enter_context(self._down)
@@ -194,23 +196,68 @@ class PagedProgram:
         with self._lock:
             return [served.region for served in self._served]
 
-    def totals(self) -> dict[str, int]:
-        """The figures of all regions together, in bytes and counts; those of the agents are of up to a second ago."""
-        unit = self._settings.unit
-        totals = dict.fromkeys(("regions", "resident_bytes", "remote_bytes", "lost_bytes", *Figures.names()), 0)
-        for region in self.regions():
-            count = region.table.counts()
-            totals["regions"] += 1
-            totals["resident_bytes"] += unit * (count[State.RESIDENT] + count[State.EVICTING] + count[State.RESTORING])
-            totals["remote_bytes"] += unit * (count[State.REMOTE] + count[State.RESTORING])
-            totals["lost_bytes"] += unit * count[State.LOST]
+    def figures(self) -> Figures:
+        """How it does, or did: all its regions together. What agents count is of up to a second ago."""
+        regions = self.regions()
+        settings = self._settings
+        counts = [region.table.counts() for region in regions]
+        done = dict.fromkeys(AgentFigures.names(), 0)
+        for region in regions:
             for name, value in region.read_figures().items():
-                totals[name] += value
-        return totals
+                done[name] += value
+        unit_pages = settings.pages.unit_pages
+        pages_in = (done["restored"] + done["prefetched"] + done["returned"]) * unit_pages
+        pages_out = done["evicted"] * unit_pages
+        waits = [sum(each) for each in zip(*(region.latencies for region in regions), strict=True)]
+        return Figures(
+            resident=settings.unit * sum(_in_memory(count) for count in counts),
+            peak=settings.unit * done["peak"],
+            remote=settings.unit * sum(count[State.REMOTE] + count[State.RESTORING] for count in counts),
+            remote_peak=settings.unit * done["remote_peak"],
+            faults=done["restored"],
+            fault_p50=quantile(waits, 0.5),
+            fault_p99=quantile(waits, 0.99),
+            pages_in=pages_in,
+            pages_out=pages_out,
+            messages_in_per_mib=_per_mib(done["gets"], pages_in),
+            messages_out_per_mib=_per_mib(done["puts"], pages_out),
+            ratio=self._look_at_ratio(regions),
+            trouble=self._trouble(regions),
+            more={"regions": len(regions), **{f"pager_{name}": value for name, value in done.items()}},
+        )
 
-    def waits(self) -> list[int]:
-        """How long touches of remote pages waited in the agents, as `latencies` counts."""
-        return [sum(counts) for counts in zip(*(region.latencies for region in self.regions()), strict=True)]
+    def _trouble(self, regions: list[Region]) -> str:
+        if self.failures:
+            return self.failures[-1]
+        if regions and not all(region.accepting for region in regions):
+            return "no server takes pages: the limit is soft until one does"
+        return ""
+
+    def _look_at_ratio(self, regions: list[Region]) -> float | None:
+        """What the servers' pools of this program hold, plain, to what that takes there; looked at now and then."""
+        now = time.monotonic()
+        if now < self._ratio_at or self._process.returncode is not None:
+            return self._ratio  # when the program has ended, so have its pools
+        self._ratio_at = now + _RATIO_SECONDS
+        plain = stored = 0
+        for number, target in enumerate(self._settings.targets):
+            names = {key.name for region in regions if (key := region.key(number)) is not None}
+            if not names:
+                continue
+            with (
+                suppress(TmemError),
+                tmem.client.link.connect(
+                    target.address, token=target.token, connect_timeout=_LOOK_SECONDS, call_timeout=_LOOK_SECONDS
+                ) as link,
+            ):
+                for pool in link.pools():
+                    if pool.name in names:
+                        stat = link.stat_pool(pool.pool_id)
+                        plain += stat.pages * PAGE_BYTES
+                        stored += stat.payload_bytes + stat.index_bytes
+        if stored:
+            self._ratio = plain / stored
+        return self._ratio
 
     def agents(self) -> list[int]:
         """The process ids of the agents that serve now."""
@@ -300,6 +347,14 @@ class PagedProgram:
     def _close_regions(self) -> None:
         for served in self._served:
             served.close()
+
+
+def _in_memory(count: dict[State, int]) -> int:
+    return count[State.RESIDENT] + count[State.EVICTING] + count[State.RESTORING]
+
+
+def _per_mib(messages: int, pages: int) -> float | None:
+    return messages / (pages / 256) if pages else None
 
 
 class _Flag:

@@ -38,7 +38,7 @@ _KEY_BYTES = 512
 _TABLE_AT = 64 << 10
 _KEY = struct.Struct("<Q B 128s B 64s")  # epoch; name and token, each with its length
 _U64 = struct.Struct("<Q")
-_BEAT, _AGENT, _STARTS = 0, 1, 2
+_BEAT, _AGENT, _STARTS, _ACCEPTING = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +157,15 @@ class Region:
         """An agent begins to serve."""
         self._words[_AGENT] = pid
         self._words[_STARTS] += 1
+
+    @property
+    def accepting(self) -> int:
+        """How many targets take pages, as of a second ago."""
+        return self._words[_ACCEPTING]
+
+    def note_accepting(self, targets: int) -> None:
+        """So many targets take pages."""
+        self._words[_ACCEPTING] = targets
 
     def read_figures(self) -> dict[str, int]:
         """The figures, by name."""

@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from tmem.wire.errors import InvalidOption
-from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
+from tmem.wire.limits import BLOCK_PAGES, MAX_CHUNK_PAGES, PAGE_BYTES
 
-__all__ = ["MAX_TARGETS", "Pages", "Settings", "Target"]
+__all__ = ["MAX_TARGETS", "Pages", "Settings", "Target", "default_prefetch"]
 
 MAX_TARGETS = 15
 HUGE_BYTES = PAGE_BYTES * BLOCK_PAGES
@@ -29,6 +29,11 @@ class Pages(StrEnum):
     def unit_pages(self) -> int:
         """Pages of 4 KiB in a unit."""
         return 1 if self is Pages.BASE else BLOCK_PAGES
+
+
+def default_prefetch(pages: Pages) -> int:
+    """Bytes that are read ahead of a stream at most: four chunks, or two huge pages."""
+    return 4 * MAX_CHUNK_PAGES * PAGE_BYTES if pages is Pages.BASE else 2 * HUGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

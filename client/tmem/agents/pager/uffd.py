@@ -27,9 +27,21 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 from typing import NamedTuple
 
+from tmem.wire.errors import InvalidOption
+
 from .ports import AgainError, GoneError
 
-__all__ = ["DEVICE", "Event", "Fault", "Feature", "Message", "Userfaultfd", "needed_features", "probe_features"]
+__all__ = [
+    "DEVICE",
+    "Event",
+    "Fault",
+    "Feature",
+    "Message",
+    "Userfaultfd",
+    "check_machine",
+    "needed_features",
+    "probe_features",
+]
 
 DEVICE = Path("/dev/userfaultfd")
 
@@ -158,6 +170,22 @@ def probe_features() -> Feature:
         return Feature(_handshake(descriptor, 0))
     finally:
         os.close(descriptor)
+
+
+def check_machine(*, hugetlb: bool) -> None:
+    """Makes sure that this machine lets this process use userfaultfd as the pager does.
+
+    Raises:
+        InvalidOption: it does not; the message says what to do.
+    """
+    try:
+        missing = needed_features(hugetlb=hugetlb) & ~probe_features()
+    except OSError as error:
+        raise InvalidOption(
+            f"userfaultfd can't be used: {error.strerror}. Run as root, or be given {DEVICE} (tmem doctor says more)"
+        ) from error
+    if missing:
+        raise InvalidOption(f"the kernel's userfaultfd lacks {missing!r}: Linux 6.6 or later is needed")
 
 
 def _handshake(descriptor: int, features: int) -> int:

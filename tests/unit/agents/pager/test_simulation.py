@@ -11,7 +11,7 @@ from tests.pagers import PAGE, Bus, Crash, FakeKernel, FakeRemote, Killer, Morta
 
 from tmem.agents.pager.core import Pager
 from tmem.agents.pager.ports import Got, Put
-from tmem.agents.pager.settings import Settings, Target
+from tmem.agents.pager.settings import Pages, Settings, Target
 from tmem.agents.pager.table import State
 
 THREADS = 3
@@ -20,17 +20,28 @@ THREADS = 3
 class World:
     """One program, one region, agents one after the other."""
 
-    def __init__(self, seed: int, *, units: int = 96, limit: int = 64, targets: int = 1, **settings: object) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        units: int = 96,
+        limit: int = 64,
+        targets: int = 1,
+        pages: Pages = Pages.BASE,
+        **settings: object,
+    ) -> None:
         self.chance = random.Random(seed)
         self.now = 100.0
         self.killer = Killer()
-        self.kernel = FakeKernel(units, self.killer)
+        self.unit_pages = pages.unit_pages
+        unit = self.unit_pages * PAGE
+        self.kernel = FakeKernel(units, self.killer, self.unit_pages)
         self.remote = FakeRemote(self.kernel, targets)
         self.table = MortalTable(units, self.killer)
-        options = {"prefetch": 8 * PAGE, "inertia": 2.0, "deadline": 5.0} | settings
+        options = {"prefetch": 8 * unit, "inertia": 2.0, "deadline": 5.0, "pages": pages} | settings
         self.settings = Settings(
-            size=units * PAGE,
-            resident=limit * PAGE,
+            size=units * unit,
+            resident=limit * unit,
             targets=tuple(Target(f"fake{number}:1") for number in range(targets)),
             name="sim",
             **options,  # type: ignore[arg-type]
@@ -43,6 +54,7 @@ class World:
         self.bus = 0
         self.version = 0
         self.crashes = 0
+        self.evicted_before = 0
         self.told: deque[tuple[str, int, int]] = deque()
         self.agent: Pager
         self.start()
@@ -74,7 +86,7 @@ class World:
             return
         kind, unit, count = self.doing[thread]
         if kind == "wait":
-            if not any(each == ("remove", unit, count) for each in self.kernel.queue):
+            if ("remove", unit * self.unit_pages, count * self.unit_pages) not in self.kernel.queue:
                 self.kernel.remove_on()
                 self.doing[thread] = ("punch", unit, count)
         elif kind == "punch":
@@ -112,7 +124,7 @@ class World:
         assert page[-8:] == page[:8]
         if write:
             self.version += 1
-            page[:] = self.version.to_bytes(8, "little") * (PAGE // 8)
+            page[:] = self.version.to_bytes(8, "little") * (len(page) // 8)
             self.written[unit] = self.version
         del self.doing[thread]
 
@@ -147,7 +159,9 @@ class World:
             answer = [Got.LATER] * each.count
         elif each.kind == "get" and self.chance.random() < losses:
             answer = [self.chance.choice((Got.HIT, Got.LOST, Got.CORRUPT)) for _ in range(each.count)]
-            self.expected_losses.update(each.page + at for at, code in enumerate(answer) if code > Got.LATER)
+            self.expected_losses.update(
+                (each.page + at) // self.unit_pages for at, code in enumerate(answer) if code > Got.LATER
+            )
         try:
             self.remote.answer(each, answer)
         except Crash:
@@ -156,6 +170,7 @@ class World:
     def dies(self) -> None:
         """Another agent takes over; it may be killed at once too."""
         self.crashes += 1
+        self.evicted_before += self.agent.figures.evicted
         self.remote.forget_agent(self.chance)
         while True:
             try:
@@ -219,9 +234,10 @@ class World:
         self.settle()
         for target, pages in enumerate(self.remote.pages):
             for page in pages:
-                if page not in self.expected_losses:  # what is corrupt is left for who looks into it
-                    assert self.table.states[page] == State.REMOTE, (page, self.table.state(page))
-                    assert self.table.targets[page] == target
+                unit = page // self.unit_pages
+                if unit not in self.expected_losses:  # what is corrupt is left for who looks into it
+                    assert self.table.states[unit] == State.REMOTE, (page, self.table.state(unit))
+                    assert self.table.targets[unit] == target
         ledger = self.agent.ledger
         counted = (ledger.resident, ledger.remote, ledger.evicting)
         ledger.count_again()
@@ -273,6 +289,16 @@ def test_everything_at_once(seed: int) -> None:
     world = World(seed, targets=2)
     world.run(5000, kills=0.02, refusals=0.15, losses=0.005)
     world.settle()
+    world.verify()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_huge_pages_and_a_pool_of_them_that_runs_empty(seed: int) -> None:
+    world = World(seed, units=10, limit=6, pages=Pages.HUGETLB, sampling=False)
+    world.kernel.room = 5  # less than the limit
+    world.run(1500, kills=0.01, refusals=0.05)
+    world.settle()
+    assert world.evicted_before + world.agent.figures.evicted > 5
     world.verify()
 
 
