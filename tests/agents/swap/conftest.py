@@ -17,8 +17,9 @@ from tests.conftest import skip_or_fail
 
 from tmem.agents.host import loops, mounts, swaps
 from tmem.agents.host.cgroups import Group, Hierarchy
+from tmem.agents.host.machine import Machine, missing
 from tmem.agents.swap.device import Options, attach, detach
-from tmem.agents.swap.requirements import Machine, missing, needs
+from tmem.agents.swap.requirements import needs
 from tmem.agents.swap.state import Record, Site, sites
 from tmem.agents.swap.status import Reading, read_device
 from tmem.client.testing import CaptiveDaemon

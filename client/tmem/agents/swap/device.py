@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tmem.agents.host import kernel, loops, mounts, swaps
+from tmem.agents.host.machine import Machine, missing
 from tmem.agents.host.processes import Identity
 from tmem.wire.errors import InvalidOption, MachineUnfit, NoRoom
 from tmem.wire.limits import PAGE_BYTES
@@ -31,7 +32,7 @@ from .config import Config, shelter_name
 from .fits import machine_hierarchy, obstacles
 from .protocol import FILE_NAME
 from .remote import NewPool, pool_name, presence_bytes
-from .requirements import Machine, missing, needs, server_swapless
+from .requirements import needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
 
