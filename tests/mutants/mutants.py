@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant(
         "the reader of whole extents skips the checksum",
         f"{_CORE}/gets.py",
-        "if found != expected else ():",
+        "if got != expected else ():",
         "if not expected else ():",
         statement(94),
     ),
@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant(
         "what does not shrink is sent as LZ4",
         f"{_WIRE}/codec.py",
-        "if len(packed) < end - start:",
+        "if len(packed) < len(chunk):",
         "if packed:",
         statement(27),
     ),
@@ -114,14 +114,14 @@ MUTANTS = (
     Mutant(
         "a refused put leaves the old page, where it is refused before the store looks at it",
         f"{_LOG}/store.py",
-        "            self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent)\n",
-        "            0 for extent in extents if not self._is_stale(pool, version, extent)\n",
+        "                dropped += pool.remove(number, extent.first, extent.pages, held)\n        return Stored([int(reason)]",
+        "                dropped += 0\n        return Stored([int(reason)]",
         statement(61),
     ),
     Mutant(
         "a put that the store itself refuses leaves the old page",
         f"{_LOG}/store.py",
-        "removed = pool.unmap(number, extent.first, extent.pages) if number else 0\n                freed",
+        "removed = pool.remove(number, extent.first, extent.pages, held)\n                freed",
         "removed = 0\n                freed",
         statement(30),
     ),
@@ -228,8 +228,8 @@ MUTANTS = (
     Mutant(
         "pages whose bytes are corrupt are taken all the same",
         f"{_CORE}/gets.py",
-        "                result.versions[at + page] = None\n            begin = end",
-        "            begin = end",
+        "                result.versions[at + page] = None\n            begin += count",
+        "            begin += count",
         (_SESSION,),
     ),
     Mutant(
