@@ -6,8 +6,9 @@ caller's own memory; the one place that copies a plain page (a reader that wants
 A Codec belongs to one thread at a time: it has one scratch buffer. Units: bytes, unless a name says pages.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import cramjam
 import lz4.block
@@ -19,7 +20,7 @@ from .limits import MAX_CHUNK_PAGES, PAGE_BYTES, SAME_FILLED_BYTES
 from .results import Encoding
 from .splice import BytesLike
 
-__all__ = ["Codec", "EncodedChunks", "Plain", "plain_view"]
+__all__ = ["NO_CHECKSUM", "Codec", "EncodedChunks", "Expansion", "Piece", "Plain", "plain_view"]
 
 Plain = bytes | bytearray | memoryview
 """What callers hand us; anything else that has the buffer protocol works too."""
@@ -31,6 +32,15 @@ _LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
 _ZERO_PAGE = bytes(PAGE_BYTES)
+
+NO_CHECKSUM = -1
+"""In the place of a page's checksum: its chunk is not what its encoding says."""
+
+Piece = tuple[int, int, "BytesLike", list[int]]
+"""One encoded chunk: its Encoding, its plain pages, its bytes, and the CRC32C of each page."""
+
+Expansion = tuple[int, "BytesLike", int, int, memoryview]
+"""A chunk to be expanded: its Encoding, its bytes, its plain pages, the first page wanted, and where they go."""
 
 
 def plain_view(buffer: Plain, *, writable: bool) -> memoryview:
@@ -74,6 +84,17 @@ class EncodedChunks:
     pieces: list[BytesLike] = field(default_factory=list)
     body_bytes: int = 0
 
+    def add_extent(self, pieces: Iterable[Piece]) -> None:
+        """Appends the chunks of one extent with their checksums; neighbours that one word fills become one."""
+        word: BytesLike | None = None
+        for encoding, pages, data, crcs in pieces:
+            if encoding == _SAME_FILLED and data == word:
+                self.pages[-1] += pages
+            else:
+                self.add(encoding, pages, data)
+            word = data if encoding == _SAME_FILLED else None
+            self.crcs += crcs
+
     def add(self, encoding: int, pages: int, piece: BytesLike) -> None:
         """Appends one chunk (its page checksums are appended by the caller)."""
         size = len(piece)
@@ -109,29 +130,26 @@ class Codec:
             chunk_pages: the most pages of a chunk, 1..16.
             into: where the chunks and checksums are appended.
         """
-        total = len(pages)
-        start = 0
-        end = min((chunk_pages - first % chunk_pages) * PAGE_BYTES, total)
-        same_since: bytes | None = None  # the word of the chunk before, if that was same-filled and of this extent
-        while start < total:
-            chunk = pages[start:end]
-            count = (end - start) // PAGE_BYTES
-            word = _same_filled_word(chunk)
-            if word is None:
-                packed = _compress(chunk, store_size=False)
-                if len(packed) < end - start:
-                    into.add(_LZ4, count, packed)
-                else:
-                    into.add(_RAW, count, chunk)
-                into.crcs.extend(page_checksums(chunk))
-            else:
-                if word == same_since:
-                    into.pages[-1] += count
-                else:
-                    into.add(_SAME_FILLED, count, word)
-                into.crcs.extend([same_filled_checksum(word)] * count)
-            same_since = word
-            start, end = end, min(end + chunk_pages * PAGE_BYTES, total)
+        cuts = self.cut(len(pages), first, chunk_pages)
+        into.add_extent([self.encode_chunk(pages[start:end]) for start, end in pairwise(cuts)])
+
+    @staticmethod
+    def cut(size: int, first: int, chunk_pages: int) -> list[int]:
+        """Where an extent of so many bytes is cut into chunks, from 0 to its end."""
+        start = (chunk_pages - first % chunk_pages) * PAGE_BYTES
+        return [0, *range(start, size, chunk_pages * PAGE_BYTES), size]
+
+    @staticmethod
+    def encode_chunk(chunk: memoryview) -> Piece:
+        """Encodes one chunk; one that does not shrink stays a view of the caller's memory."""
+        pages = len(chunk) // PAGE_BYTES
+        word = _same_filled_word(chunk)
+        if word is not None:
+            return _SAME_FILLED, pages, word, [same_filled_checksum(word)] * pages
+        packed = _compress(chunk, store_size=False)
+        if len(packed) < len(chunk):
+            return _LZ4, pages, packed, page_checksums(chunk)
+        return _RAW, pages, chunk, page_checksums(chunk)
 
     def detach(self, chunks: EncodedChunks) -> None:
         """Copies what still lies in the caller's own buffer, and counts it: for chunks that wait while the buffer changes."""
@@ -177,6 +195,24 @@ class Codec:
         for page in bad:
             pages[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = _ZERO_PAGE
         return bad
+
+    def checksums(
+        self, encoding: int, data: BytesLike, chunk_pages: int, offset: int, destination: memoryview
+    ) -> list[int]:
+        """Expands as `decode` does; the checksums of the pages that are there now, or NO_CHECKSUM for each."""
+        if self.expand(encoding, data, chunk_pages, offset, destination):
+            return page_checksums(destination)  # now, while the pages are in the cache
+        return [NO_CHECKSUM] * (len(destination) // PAGE_BYTES)
+
+    def decode_all(self, chunks: Sequence[Expansion]) -> list[list[int]]:
+        """`checksums` of each of some chunks, whose destinations do not overlap."""
+        return [self.checksums(*chunk) for chunk in chunks]
+
+    def take_copies(self, other: "Codec") -> None:
+        """Counts the copies that another codec has made as this one's."""
+        if other._copies.get_pages:  # noqa: SLF001  one of its own kind
+            self._copies.on_get(other._copies.get_pages)  # noqa: SLF001
+            other._copies.get_pages = 0  # noqa: SLF001
 
     def expand(self, encoding: int, data: BytesLike, chunk_pages: int, offset: int, destination: memoryview) -> bool:
         """As `decode`, without looking at checksums; False if the data are not what the encoding says."""

@@ -6,9 +6,9 @@ valid one: the presence map's CRC says what the page was when it was last STORED
 
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
-from tmem.wire.checksum import page_checksums
 from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
@@ -25,7 +25,6 @@ __all__ = ["GetOperation"]
 
 _HIT_CODE = Code.HIT
 _HIT = int(Code.HIT)
-_NO_CHECKSUM = -1
 
 
 class _Part:
@@ -170,9 +169,7 @@ class GetOperation(Operation):
         if position or len(self._parts) > 1 or self._old_pages(part, 0, pages.crcs):
             return False
         encoding, chunk_pages, data = pages.chunks[number]
-        if not codec.expand(encoding, data, chunk_pages, offset, part.destination) or page_checksums(
-            part.destination
-        ) != list(pages.crcs):
+        if codec.checksums(encoding, data, chunk_pages, offset, part.destination) != list(pages.crcs):
             return False
         result, at, count = part.result, part.offset, part.extent.pages
         result.pages[at : at + count] = [_HIT_CODE] * count
@@ -180,18 +177,16 @@ class GetOperation(Operation):
         return True
 
     def _take_all(self, pages: Pages, codec: Codec) -> None:
-        """Every page is a hit: expand run by run into place, then verify each part at once."""
+        """Every page is a hit: all chunks are expanded into place, and then the checksums are looked at."""
         begin = number = 0
+        chunks = []
         for part in self._parts:
             count = part.extent.pages
             end = begin + count
-            crcs = pages.crcs[begin:end]
-            if self._old_pages(part, 0, crcs):
-                self._take_some(pages, [_HIT] * self.pages, codec)  # rare: page by page, and over again from the start
+            if self._old_pages(part, 0, pages.crcs[begin:end]):
+                self._take_some(pages, [_HIT] * self.pages, codec)  # rare: page by page
                 return
             result, at = part.result, part.offset
-            result.pages[at : at + count] = [Code.HIT] * count
-            found: list[int] = []
             while number < len(pages.runs) and pages.runs[number].position < end:
                 position, run_pages, chunk_number, offset, generation, sequence = pages.runs[number]
                 first = position - begin
@@ -199,19 +194,23 @@ class GetOperation(Operation):
                     raise ProtocolError(f"batch {self.batch_id}: a run of the answer crosses extents")
                 encoding, chunk_pages, data = pages.chunks[chunk_number]
                 destination = part.destination[first * PAGE_BYTES : (first + run_pages) * PAGE_BYTES]
-                if codec.expand(encoding, data, chunk_pages, offset, destination):
-                    found += page_checksums(destination)  # now, while the pages are in the cache
-                else:
-                    found += [_NO_CHECKSUM] * run_pages
+                chunks.append((encoding, data, chunk_pages, offset, destination))
                 version = Version(generation, sequence)
                 result.versions[at + first : at + first + run_pages] = [version] * run_pages
                 number += 1
-            expected = list(crcs)
-            for page in [page for page in range(count) if found[page] != expected[page]] if found != expected else ():
+            begin = end
+        found = list(chain.from_iterable(codec.decode_all(chunks)))
+        begin = 0
+        for part in self._parts:
+            count = part.extent.pages
+            expected, got = list(pages.crcs[begin : begin + count]), found[begin : begin + count]
+            result, at = part.result, part.offset
+            result.pages[at : at + count] = [Code.HIT] * count
+            for page in [page for page in range(count) if got[page] != expected[page]] if got != expected else ():
                 part.destination[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes(PAGE_BYTES)
                 result.pages[at + page] = Code.CORRUPT
                 result.versions[at + page] = None
-            begin = end
+            begin += count
 
     def _take_some(self, pages: Pages, codes: list[int], codec: Codec) -> None:
         """Some pages are no hits, or are old."""

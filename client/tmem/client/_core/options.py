@@ -12,6 +12,9 @@ from tmem.wire.limits import MAX_MESSAGE_BYTES
 __all__ = ["Options"]
 
 
+MAX_CODEC_THREADS = 4
+
+
 def _default_name() -> str:
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
     return f"{program}[{os.getpid()}]@{socket.gethostname()}"
@@ -27,6 +30,8 @@ class Options:
         read_timeout: seconds until a get gives up; write_timeout: until a put or flush does.
         call_timeout: seconds until a call about pools gives up; connect_timeout: until `connect` does.
         window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
+        codec_threads: threads that compress and expand one large extent together, the caller's included; 0 = two where the
+            process has two processors or more.
         tls_ca: path of the authorities (PEM) of which one must have signed the server's certificate; None: no TLS.
         tls_cert, tls_key: paths of this client's own certificate and its key (PEM), if the server wants one.
         tls_name: the name that the server's certificate must be for; "" = the target's host.
@@ -44,6 +49,7 @@ class Options:
     connect_timeout: float = 10.0
     window_bytes: int = 8 << 20
     window_batches: int = 1024
+    codec_threads: int = 0
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -59,6 +65,8 @@ class Options:
                 raise InvalidOption(f"{setting} is {getattr(self, setting)}, and must be more than 0 seconds")
         if self.window_bytes < MAX_MESSAGE_BYTES:
             raise InvalidOption(f"window_bytes is {self.window_bytes}; one message may have {MAX_MESSAGE_BYTES}")
+        if not 0 <= self.codec_threads <= MAX_CODEC_THREADS:
+            raise InvalidOption(f"codec_threads is {self.codec_threads}, and must be 0..{MAX_CODEC_THREADS}")
         if self.window_batches < 1:
             raise InvalidOption(f"window_batches is {self.window_batches}, and must be 1 or more")
         if (self.tls_cert is None) != (self.tls_key is None):

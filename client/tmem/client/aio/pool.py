@@ -8,6 +8,7 @@ from tmem.client._core.calls import Call, PageExplanation, PoolInfo, PoolStat, e
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.face import PoolFace, acknowledgement, buffer_extent
 from tmem.client._core.options import Options
+from tmem.client._core.parallel import codec_for
 from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import GetResult, PutResult
 from tmem.client._core.unary import UnaryGet, UnaryPut
@@ -43,7 +44,7 @@ class Pool(PoolFace):
         counters: ClientCounters,
         caller: Caller,
     ) -> None:
-        super().__init__(core, Codec(counters.copies))
+        super().__init__(core, codec_for(options, counters.copies))
         self._stream = stream
         self._options = options
         self._counters = counters

@@ -19,6 +19,7 @@ from tmem.client._core.calls import call_metadata, translate
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import Operation
 from tmem.client._core.options import Options
+from tmem.client._core.parallel import codec_for
 from tmem.client._core.session import SessionCore
 from tmem.client.credentials import channel_credentials, channel_options
 from tmem.wire.answers import (
@@ -31,7 +32,6 @@ from tmem.wire.answers import (
     Response,
     decode_answer,
 )
-from tmem.wire.codec import Codec
 from tmem.wire.errors import (
     Closed,
     DeadlineExceeded,
@@ -80,7 +80,7 @@ class Stream:
         self._options = options
         self._metadata = call_metadata(options)
         self._counters = counters
-        self._codec = Codec(counters.copies)
+        self._codec = codec_for(options, counters.copies)
         self._outgoing: deque[bytes | None] = deque()
         self._wake_writer = asyncio.Event()
         self._methods: dict[str, Any] = {}  # of the channel of the moment

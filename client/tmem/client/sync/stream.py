@@ -21,6 +21,7 @@ from tmem.client._core.calls import call_metadata, translate
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import Operation
 from tmem.client._core.options import Options
+from tmem.client._core.parallel import codec_for
 from tmem.client._core.session import SessionCore
 from tmem.client.credentials import channel_credentials, channel_options
 from tmem.wire.answers import (
@@ -34,7 +35,6 @@ from tmem.wire.answers import (
     Response,
     decode_answer,
 )
-from tmem.wire.codec import Codec
 from tmem.wire.errors import (
     Closed,
     DeadlineExceeded,
@@ -83,7 +83,7 @@ class Stream:
         self._options = options
         self._metadata = call_metadata(options)
         self._counters = counters
-        self._codec = Codec(counters.copies)  # for answers; they are decoded by the reading thread alone
+        self._codec = codec_for(options, counters.copies)  # for answers; they are decoded by the reading thread alone
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._methods: tuple[grpc.Channel, dict[str, Any]] = (self.channel, {})
         self._call: Any = None

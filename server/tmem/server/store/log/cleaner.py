@@ -34,6 +34,8 @@ _RAW = int(Encoding.RAW)
 # Above this share of dead bytes every put pays for cleaning; down to the other one the daemon cleans when it has time.
 _BUSY_DEAD = 0.08
 _IDLE_DEAD = 0.01
+# In a small store one segment that is being overwritten is more than that share: what is left of it will be dead in a moment.
+_BUSY_SEGMENTS = 2
 # Cleaning less than this is not worth a step.
 _MIN_DEAD_BYTES = 256 << 10
 # To free one byte of segments whose records are five sixths alive, five are moved; the more, the more is dead already.
@@ -89,16 +91,17 @@ class Cleaner:
 
     def keep_up(self, put_bytes: int) -> None:
         """Does as much as a put of so many bytes owes."""
-        if self._exceeds(_BUSY_DEAD):
-            ledger = self._ledger
-            excess = ledger.cleanable / max(ledger.live, 1) - _BUSY_DEAD
+        ledger = self._ledger
+        allowed = max(_BUSY_DEAD * ledger.live, _BUSY_SEGMENTS * self._segment_bytes)
+        if ledger.cleanable > allowed:
+            excess = _BUSY_DEAD * (ledger.cleanable / allowed - 1)
             factor = _BYTES_PER_BYTE_PUT * (1 + _EXCESS_FACTOR * max(excess, 0.0))
             self.work(min(int(put_bytes * factor) + _RECORD_BYTES, _PUT_BYTES))
 
     def step(self) -> bool:
         """Does a bounded piece; answers whether there is more to do while nothing else is."""
         ledger = self._ledger
-        if self._exceeds(_IDLE_DEAD):
+        if ledger.cleanable > max(_IDLE_DEAD * ledger.live, _MIN_DEAD_BYTES):
             return self.work(_STEP_BYTES)
         if (
             ledger.spilled_dead > _SPILLED_DEAD * ledger.spilled
@@ -106,10 +109,6 @@ class Cleaner:
         ):
             return self.work(_STEP_BYTES, spilled=True)
         return False
-
-    def _exceeds(self, share: float) -> bool:
-        ledger = self._ledger
-        return ledger.cleanable > max(share * ledger.live, _MIN_DEAD_BYTES)
 
     def make_room(self) -> bool:
         """Cleans until a segment has been given back; False if nothing dead can be."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tmem.server.store.interface import Counts, PoolPolicy
 from tmem.server.store.pending import Pending, then
 from tmem.wire.handles import Extent, Version
+from tmem.wire.limits import BLOCK_PAGES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
@@ -26,14 +27,19 @@ from .records import Record
 from .segments import OFFSET_BITS, OFFSET_MASK, Segment
 from .spill import Scratch, SpilledSegment
 
-__all__ = ["AnySegment", "Ledger", "LogPool", "Spare"]
+__all__ = ["AnySegment", "Held", "Ledger", "LogPool", "Spare"]
 
 AnySegment = Segment | SpilledSegment
 Spare = Callable[[AnySegment, int, Record], bool]
+Held = tuple[int, int, int, AnySegment, Record]
+"""Pages of a leaf that lie side by side in one record: the first, how many, the locator, the segment, the record."""
 
 _LZ4 = int(Encoding.LZ4)
 _RAW = int(Encoding.RAW)
 _SAME_FILLED = int(Encoding.SAME_FILLED)
+# A pool of so many segments wastes little by one that is mostly empty.
+_HUGE_FROM = 4
+_NOTHING = array("Q", bytes(8 * BLOCK_PAGES))
 
 
 @dataclass(slots=True)
@@ -84,7 +90,7 @@ class LogPool:
     Args:
         policy: what it may have.
         ledger: the store's.
-        new_segment: makes one for at least so many bytes.
+        new_segment: makes one; told whether its memory may come in huge pages.
 
     Attributes:
         segments: in order of age; records go to the last one.
@@ -92,7 +98,7 @@ class LogPool:
 
     __slots__ = ("_by_number", "_counts", "_header_bytes", "_new_segment", "leaves", "ledger", "policy", "segments")
 
-    def __init__(self, policy: PoolPolicy, ledger: Ledger, new_segment: Callable[[], Segment]) -> None:
+    def __init__(self, policy: PoolPolicy, ledger: Ledger, new_segment: Callable[[bool], Segment]) -> None:
         self.policy = policy
         self.ledger = ledger
         self.leaves = Leaves()
@@ -127,8 +133,8 @@ class LogPool:
 
     # ---- Finding ----
 
-    def runs(self, number: int, first: int, count: int) -> Iterator[tuple[int, int, int, AnySegment, Record]]:
-        """Cuts the pages of a leaf that are there into runs of one record: (first, pages, locator, segment, record)."""
+    def runs(self, number: int, first: int, count: int) -> Iterator[Held]:
+        """Cuts the pages of a leaf that are there into runs of one record."""
         locators = self.leaves.read(number, first, count)
         at = 0
         while at < count:
@@ -146,15 +152,6 @@ class LogPool:
                 while at < count and locators[at] == locator:
                     at += 1
             yield first + begin, at - begin, locator, segment, record
-
-    def locators(self, extent: Extent) -> tuple[int, set[int]]:
-        """The number of an extent's leaf, 0 if there is none, and the records that its pages are in."""
-        number = self.leaves.find(extent.object, extent.block)
-        if not number:
-            return 0, set()
-        found = set(self.leaves.read(number, extent.first, extent.pages))
-        found.discard(0)
-        return number, found
 
     def look(self, locator: int) -> tuple[AnySegment, Record]:
         """The record at a locator of a live page."""
@@ -287,7 +284,7 @@ class LogPool:
 
     def insert(self, position: int) -> Segment:
         """Adds an empty segment at a place in the order of age."""
-        segment = self._new_segment()
+        segment = self._new_segment(len(self.segments) >= _HUGE_FROM)
         self.segments.insert(position, segment)
         self._by_number[segment.number] = segment
         return segment
@@ -311,12 +308,35 @@ class LogPool:
 
     def unmap(self, number: int, first: int, count: int, spare: Spare | None = None) -> int:
         """Removes some pages of a leaf; answers how many. `spare` says of a record whether its pages are to stay."""
+        held = list(self.runs(number, first, count))
+        if spare is None:
+            return self.remove(number, first, count, held)
         removed = 0
-        for at, pages, locator, segment, record in list(self.runs(number, first, count)):
-            if spare is not None and spare(segment, locator - segment.base, record):
+        for at, pages, locator, segment, record in held:
+            if spare(segment, locator - segment.base, record):
                 continue
             live = self.live_pages(record, locator)
-            self.write(number, at, [0] * pages)
+            self.write(number, at, _NOTHING[:pages])
+            self.bury(segment, record, live, pages)
+            removed += pages
+        return removed
+
+    def remove(self, number: int, first: int, count: int, held: Sequence[Held]) -> int:
+        """Removes all pages of a part of a leaf, in which `held` is; answers how many. The leaf is told once."""
+        if not held:
+            return 0
+        lives = [
+            # Nearly every record is removed whole.
+            pages if pages == record.pages else self.live_pages(record, locator)
+            for _, pages, locator, _, record in held
+        ]
+        self.write(number, first, _NOTHING[:count])
+        removed = 0
+        left: dict[int, int] = {}
+        for (_, pages, locator, segment, record), lived in zip(held, lives, strict=True):
+            # A record that is there in several runs loses some of its pages each time.
+            live = left.get(locator, lived)
+            left[locator] = live - pages
             self.bury(segment, record, live, pages)
             removed += pages
         return removed
@@ -327,11 +347,12 @@ class LogPool:
 
     def bury(self, segment: AnySegment, record: Record, live: int, pages: int) -> None:
         """Some of the live pages of a record are gone from its leaf."""
-        gone = record.live_bytes(live) - record.live_bytes(live - pages)
-        dead = gone
         if live == pages:
-            dead += record.overhead
+            gone = record.length if live == record.pages else record.live_bytes(live)
+            dead = gone + record.overhead
             self._header_bytes -= record.overhead
+        else:
+            dead = gone = record.live_bytes(live) - record.live_bytes(live - pages)
         counts = self._counts
         counts.payload_bytes -= gone
         counts.pages -= pages

@@ -22,7 +22,7 @@ from tmem.wire.results import Code, Durability, Encoding, PoolKind, Reason
 
 from . import records
 from .cleaner import Cleaner
-from .pool import AnySegment, Ledger, LogPool, Spare
+from .pool import AnySegment, Held, Ledger, LogPool, Spare
 from .recompressor import Recompressor
 from .records import Record
 from .room import Room
@@ -124,8 +124,8 @@ class LogStore:
     def reserve(self, key: int, size: int) -> None:
         self._room.reserve(self._pools[key], size)
 
-    def _new_segment(self) -> Segment:
-        return Segment(next(self._numbers), self._segment_bytes)
+    def _new_segment(self, huge: bool) -> Segment:
+        return Segment(next(self._numbers), self._segment_bytes, huge=huge)
 
     def drop_pool(self, key: int) -> int:
         pool = self._pools.pop(key)
@@ -164,13 +164,14 @@ class LogStore:
                 covered += put.pages[chunk_end]
                 size += put.sizes[chunk_end]
                 chunk_end += 1
-            if self._is_stale(pool, version, extent):
+            number = pool.leaves.find(extent.object, extent.block)
+            held = list(pool.runs(number, extent.first, extent.pages)) if number else []
+            if _has_newer(held, version):
                 reasons.append(int(Reason.STALE))
             else:
                 # Stored or refused, the old pages go: so what they free may be used for the new ones.
                 live_before = self._ledger.live
-                number = pool.leaves.find(extent.object, extent.block)
-                removed = pool.unmap(number, extent.first, extent.pages) if number else 0
+                removed = pool.remove(number, extent.first, extent.pages, held)
                 freed = live_before - self._ledger.live
                 reason = self._room.make(
                     pool, self._size(pool, extent, size, chunk_end - chunk, version.generation), freed
@@ -206,15 +207,13 @@ class LogStore:
 
     def refuse(self, key: int, version: Version, extents: Sequence[Extent], reason: Reason) -> Stored:
         pool = self._pools[key]
-        dropped = sum(
-            self._unmap_extent(pool, extent) for extent in extents if not self._is_stale(pool, version, extent)
-        )
+        dropped = 0
+        for extent in extents:
+            number = pool.leaves.find(extent.object, extent.block)
+            held = list(pool.runs(number, extent.first, extent.pages)) if number else []
+            if not _has_newer(held, version):
+                dropped += pool.remove(number, extent.first, extent.pages, held)
         return Stored([int(reason)] * len(extents), 0, dropped)
-
-    @staticmethod
-    def _unmap_extent(pool: LogPool, extent: Extent) -> int:
-        number = pool.leaves.find(extent.object, extent.block)
-        return pool.unmap(number, extent.first, extent.pages) if number else 0
 
     def get(
         self, key: int, extents: Sequence[Extent], max_bytes: int, user: int, *, alone: bool = False
@@ -419,11 +418,10 @@ class LogStore:
             total += _LEAF_BYTES if extent.pages > 1 else _LEAF_BYTES // 16
         return total
 
-    @staticmethod
-    def _is_stale(pool: LogPool, version: Version, extent: Extent) -> bool:
-        """Whether a page of the extent was written later by the same generation."""
-        _, found = pool.locators(extent)
-        return any(_is_newer(pool.look(locator)[1].version, version) for locator in found)
+
+def _has_newer(held: Sequence[Held], version: Version) -> bool:
+    """Whether any of what is held was written later by the same generation."""
+    return any(_is_newer(record.version, version) for *_, record in held)
 
 
 def _last_user(segment: AnySegment, at: int, record: Record) -> int:
