@@ -15,6 +15,7 @@ from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 import tmem.client.link
+from tmem.client.link.connection import Connection
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire import errors
 
@@ -276,6 +277,34 @@ def test_an_agents_loop_with_everything_at_once(daemon: CaptiveDaemon, pool_name
         assert not agent.wrong
         assert pool.stat().pages == sum(page is not None for page in agent.held.values())
         assert link.counters.reconnects > 0
+
+
+@pytest.mark.parametrize("method", ["receive", "flush"])
+def test_an_interrupt_between_the_socket_and_the_note_of_it_costs_the_connection_and_nothing_else(
+    daemon: CaptiveDaemon, pool_name: Names, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Or bytes would be missing from the stream, or be in it twice."""
+    with tmem.client.link.connect(daemon.target) as link:
+        pool = link.create_pool(pool_name())
+        pool.put(7, 0, A)
+        told = Told()
+        pool.submit_put(7, 1, B, told)
+        original = getattr(Connection, method)
+
+        def interrupted(self: Connection, **options: Any) -> Any:
+            original(self, **options)
+            raise KeyboardInterrupt
+
+        buffer = bytearray(PAGE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.get_into(7, 0, buffer)
+        drive_until(link, lambda: told.results)
+        assert told.results[0].stored
+        assert link.counters.reconnects == 1
+        assert pool.get_into(7, 0, buffer).hit
+        assert buffer == A
 
 
 @pytest.mark.long
