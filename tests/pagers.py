@@ -50,7 +50,8 @@ class _Bytes:
         self._killer.tick()
         if isinstance(where, slice) and self._killer.left is not None and self._killer.left < len(value):
             part = self._killer.left
-            self._data[where.start : where.start + part] = value[:part]
+            begin = where.start or 0
+            self._data[begin : begin + part] = value[:part]
             self._killer.left = 0
             self._killer.tick()
         self._data[where] = value

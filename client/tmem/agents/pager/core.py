@@ -102,6 +102,10 @@ class Pager:
             or ledger.again
         )
 
+    def note_time(self, now: float) -> None:
+        """The time, for what answers lead to; call it before the targets are asked for theirs."""
+        self._note(now)
+
     def waits(self, now: float) -> list[float]:
         """How long those waited who got a remote page since this was called last."""
         served = self._fetches.served
@@ -372,8 +376,6 @@ class Pager:
                 state = states[unit]
                 if method == "resume" and state == State.RESIDENT:
                     self.ledger.resume(unit, 1)
-                elif method == "unprotect" and state == State.RESIDENT:
-                    self.ledger.unprotect(unit, 1)
                 elif method == "poison" and (state in _POISONABLE or unit in self._fetches.poisoned):
                     self.ledger.poison(unit, 1)
                 elif method == "wake":
