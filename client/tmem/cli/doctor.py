@@ -1,27 +1,31 @@
 """`tmem doctor`: what this machine and this server can do, and what is missing.
 
-Owns: the probes. Each looks at one thing at run time and says what follows from its absence; none changes anything.
+Owns: the probes. Each looks at one thing at run time and says what follows from its absence; none leaves anything changed. What
+agents need is theirs to know (tmem.agents); it is shown under the name of the command or agent that needs it.
 """
 
 import ctypes
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import click
 
+from tmem.agents.host.machine import CAP_SYS_RESOURCE, Machine, Need
+from tmem.agents.swap.protocol import Features
+from tmem.agents.swap.requirements import needs, probe_fuse, server_swapless
 from tmem.wire.errors import TmemError
 
 from .memory import read_memory
 from .options import Server, server_options
 from .output import print_json, print_table
 
-__all__ = ["Finding", "doctor"]
+__all__ = ["Finding", "doctor", "look"]
+
+_CAP_SYS_PTRACE = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,38 +74,65 @@ def _read_own_memory() -> Finding:
         return Finding("process_vm_readv", good=False, found=str(error), needed=False, advice="tmem demo needs it")
 
 
-def _device(path: str, advice: str) -> Callable[[], Finding]:
-    def probe() -> Finding:
-        if not Path(path).exists():
-            return Finding(path, good=False, found="is not there", needed=False, advice=advice)
-        usable = os.access(path, os.R_OK | os.W_OK)
-        return Finding(
-            path, usable, "usable" if usable else "no right to open it", needed=False, advice="" if usable else advice
-        )
-
-    return probe
+def _of(need: Need, what: str) -> Finding:
+    """A need of an agent, as a finding."""
+    return Finding(f"{what}: {need.what}", need.met, need.found, needed=False, advice="" if need.met else need.advice)
 
 
-def _cgroup() -> Finding:
-    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
-        controllers = Path("/sys/fs/cgroup/cgroup.controllers").read_text("ascii").split()
-        good, found = "memory" in controllers, "v2"
-    else:
-        good, found = Path("/sys/fs/cgroup/memory").is_dir(), "v1"
-    found = f"{found}, memory controller" if good else "no memory controller"
-    return Finding("cgroups", good, found, needed=False, advice="" if good else "local limits can't be set")
+def _cgroup(machine: Machine) -> Finding:
+    hierarchy = machine.hierarchy()
+    if hierarchy is None:
+        advice = "tmem run can't limit local memory: mount the control groups, or boot without cgroup_disable=memory"
+        return Finding("run: memory controller", good=False, found="none", needed=False, advice=advice)
+    return Finding("run: memory controller", good=True, found=f"v{hierarchy.version}", needed=False)
 
 
-def _memlock() -> Finding:
-    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    good = hard == resource.RLIM_INFINITY or os.geteuid() == 0
-    found = "unlimited" if good else f"{hard} bytes"
+def _userfaultfd(machine: Machine) -> Finding:
+    what = "pager: userfaultfd"
+    allowed = (machine.read("proc/sys/vm/unprivileged_userfaultfd") or "").strip() == "1"
+    device = machine.root / "dev/userfaultfd"
+    if machine.can(_CAP_SYS_PTRACE) or allowed:
+        return Finding(what, good=True, found="by system call", needed=False)
+    if not device.exists():
+        advice = "run as root, or set vm.unprivileged_userfaultfd = 1, or use Linux 6.1, which has /dev/userfaultfd"
+        return Finding(what, good=False, found="/dev/userfaultfd is not there", needed=False, advice=advice)
+    if not os.access(device, os.R_OK | os.W_OK):
+        advice = "run as root, or give this user the right to /dev/userfaultfd"
+        return Finding(what, good=False, found="no right to open /dev/userfaultfd", needed=False, advice=advice)
+    return Finding(what, good=True, found="/dev/userfaultfd", needed=False)
+
+
+def _standing(machine: Machine) -> Finding:
+    good = machine.can(CAP_SYS_RESOURCE)
+    advice = (
+        "agents work, but the kernel may kill them for want of memory, or let them wait for it: give CAP_SYS_RESOURCE"
+    )
     return Finding(
-        "locked memory", good, found, needed=False, advice="" if good else "agents lock theirs: raise LimitMEMLOCK"
+        "swap: agents exempt from want of memory",
+        good,
+        "CAP_SYS_RESOURCE" if good else "no CAP_SYS_RESOURCE",
+        needed=False,
+        advice="" if good else advice,
     )
 
 
-_PROBES: tuple[Callable[[], Finding], ...] = (
+def _huge_pages(machine: Machine) -> Finding:
+    text = machine.read("sys/kernel/mm/transparent_hugepage/enabled") or ""
+    chosen = text.partition("[")[2].partition("]")[0] or "none"
+    good = chosen in {"always", "madvise"}
+    advice = "huge pages go out as one, in few messages: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled"
+    return Finding("swap: transparent huge pages", good, chosen, needed=False, advice="" if good else advice)
+
+
+def _readahead(machine: Machine) -> Finding:
+    text = (machine.read("proc/sys/vm/page-cluster") or "").strip()
+    good = text.isdecimal() and int(text) >= 3
+    pages = f"{1 << int(text)} pages at once" if text.isdecimal() else "unknown"
+    advice = "what is next to each other comes back one by one: sysctl vm.page-cluster=3"
+    return Finding("swap: readahead", good, pages, needed=False, advice="" if good else advice)
+
+
+_BASE: tuple[Callable[[], Finding], ...] = (
     _python,
     _kernel,
     *(
@@ -113,15 +144,25 @@ _PROBES: tuple[Callable[[], Finding], ...] = (
             ("crc32c", True, "pip install tmem"),
             ("uvloop", False, "the daemon needs it: pip install tmem[server]"),
             ("prometheus-client", False, "the daemon needs it: pip install tmem[server]"),
+            ("hpack", False, "the agents need it: pip install tmem[agents]"),
         )
     ),
     _read_own_memory,
-    _device("/dev/userfaultfd", "the pager needs it: root, or access to the device"),
-    _device("/dev/fuse", "the swap agent needs it"),
-    _device("/dev/loop-control", "the swap agent needs it"),
-    _cgroup,
-    _memlock,
 )
+
+
+def look(machine: Machine, ask_fuse: Callable[[], Features] = probe_fuse) -> list[Finding]:
+    """What this process finds on a machine.
+
+    Args:
+        machine: where to look.
+        ask_fuse: asks the kernel's FUSE what it can do.
+    """
+    return [
+        *(probe() for probe in _BASE),
+        *(_of(need, "swap") for need in needs(machine, ask_fuse)),
+        *(probe(machine) for probe in (_standing, _huge_pages, _readahead, _cgroup, _userfaultfd)),
+    ]
 
 
 def _server(server: Server) -> Finding:
@@ -143,7 +184,8 @@ def doctor(server: Server) -> None:
 
     Exit status 1 if something is missing without which tmem does not work at all.
     """
-    findings = [probe() for probe in _PROBES] + [_server(server)]
+    machine = Machine()
+    findings = [*look(machine), _server(server), _of(server_swapless(server.target, machine), "swap")]
     if server.json:
         print_json([asdict(finding) for finding in findings])
     else:

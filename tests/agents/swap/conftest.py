@@ -17,8 +17,9 @@ from tests.conftest import skip_or_fail
 
 from tmem.agents.host import loops, mounts, swaps
 from tmem.agents.host.cgroups import Group, Hierarchy
+from tmem.agents.host.machine import Machine, missing
 from tmem.agents.swap.device import Options, attach, detach
-from tmem.agents.swap.requirements import Machine, missing, needs
+from tmem.agents.swap.requirements import needs
 from tmem.agents.swap.state import Record, Site, sites
 from tmem.agents.swap.status import Reading, read_device
 from tmem.client.testing import CaptiveDaemon
@@ -200,12 +201,9 @@ def start_tmem(run_directory: Path) -> Iterator[Callable[..., "subprocess.Popen[
     def start(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("tmem")), *arguments],
-            env=command_environment(run_directory),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=command_environment(run_directory) | {"TERM": "xterm", "COLUMNS": "100"},
             text=True,
-            **options,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         started.append(process)
         return process

@@ -1,39 +1,28 @@
 """What the swap agent needs of a machine, looked at when it is asked for.
 
 Owns: the list, and for each thing the sentence that says what to do when it is missing. `attach` refuses with all that are
-missing at once; `tmem doctor` shows them all. A `Machine` is where they are looked for, so that tests can have another one.
+missing at once; `tmem doctor` shows them all.
 """
 
 import os
 import resource
 import select
-import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tmem.agents.host.cgroups import Hierarchy
+from tmem.agents.host.machine import CAP_IPC_LOCK, CAP_SYS_ADMIN, Machine, Need
 from tmem.agents.host.memory import read_field
 from tmem.agents.host.mounts import mount_fuse, unmount
 from tmem.agents.host.peers import listener
-from tmem.wire.errors import InvalidOption, ProtocolError
+from tmem.wire.errors import ProtocolError
 from tmem.wire.limits import PAGE_BYTES
 
 from .protocol import MAX_REQUEST_BYTES, Features, parse_init
 
-__all__ = ["Machine", "Need", "missing", "needs", "own_capabilities", "probe_fuse", "server_swapless"]
+__all__ = ["needs", "probe_fuse", "server_swapless"]
 
-_CAP_IPC_LOCK, _CAP_SYS_ADMIN = 14, 21
 _OPEN_SECONDS = 5.0
-
-
-def own_capabilities() -> int:
-    """The effective capabilities of this process, as bits."""
-    for line in Path("/proc/self/status").read_text("ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
 
 
 def probe_fuse() -> Features:
@@ -59,61 +48,22 @@ def probe_fuse() -> Features:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where things are looked for.
+def needs(machine: Machine, ask_fuse: Callable[[], Features] = probe_fuse) -> list[Need]:
+    """Everything that a swap device needs of the machine, but for the server.
 
-    Attributes:
-        root: the folder that stands for /.
-        capabilities: this process's effective ones, as bits.
-        which: finds a command.
-        fuse: asks the kernel's FUSE what it can do; raises OSError.
+    Args:
+        machine: which.
+        ask_fuse: asks the kernel's FUSE what it can do; raises OSError, ProtocolError.
     """
-
-    root: Path = Path("/")
-    capabilities: int = field(default_factory=own_capabilities)
-    which: Callable[[str], str | None] = shutil.which
-    fuse: Callable[[], Features] = probe_fuse
-
-    def can(self, capability: int) -> bool:
-        """Whether the process has a capability."""
-        return bool(self.capabilities >> capability & 1)
-
-    def hierarchy(self) -> Hierarchy | None:
-        """The memory controller's."""
-        try:
-            return Hierarchy.find(self.root / "sys/fs/cgroup", self.root / "proc")
-        except InvalidOption:
-            return None
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """One thing.
-
-    Attributes:
-        what: its name. met: whether it is there. found: what was seen.
-        advice: what to do when it is missing.
-    """
-
-    what: str
-    met: bool
-    found: str
-    advice: str
-
-
-def needs(machine: Machine) -> list[Need]:
-    """Everything that a swap device needs of the machine, but for the server."""
-    return [probe(machine) for probe in (_rights, _swap, _mkswap, _fuse, _fusectl, _loop, _memlock, _group)]
-
-
-def missing(found: list[Need]) -> list[Need]:
-    """Those that are not met."""
-    return [need for need in found if not need.met]
+    return [
+        *(probe(machine) for probe in (_rights, _swap, _mkswap)),
+        _fuse(machine, ask_fuse),
+        *(probe(machine) for probe in (_fusectl, _loop, _memlock, _group)),
+    ]
 
 
 def _rights(machine: Machine) -> Need:
-    met = machine.can(_CAP_SYS_ADMIN)
+    met = machine.can(CAP_SYS_ADMIN)
     return Need(
         "swap rights",
         met,
@@ -137,15 +87,15 @@ def _mkswap(machine: Machine) -> Need:
     return Need("mkswap", path is not None, path or "not installed", "install util-linux")
 
 
-def _fuse(machine: Machine) -> Need:
+def _fuse(machine: Machine, ask: Callable[[], Features]) -> Need:
     device = machine.root / "dev/fuse"
     advice = "load the module (modprobe fuse), or give the container the device (--device /dev/fuse)"
     if not device.exists():
         return Need("FUSE", met=False, found="/dev/fuse is not there", advice=advice)
-    if not machine.can(_CAP_SYS_ADMIN):
+    if not machine.can(CAP_SYS_ADMIN):
         return Need("FUSE", met=True, found="/dev/fuse is there; what it can do only root can ask", advice="")
     try:
-        features = machine.fuse()
+        features = ask()
     except (OSError, ProtocolError) as error:
         return Need("FUSE", met=False, found=str(error), advice=advice)
     version = f"protocol {features.major}.{features.minor}"
@@ -159,7 +109,7 @@ def _fuse(machine: Machine) -> Need:
 
 
 def _fusectl(machine: Machine) -> Need:
-    kinds = (machine.root / "proc/filesystems").read_text("ascii", errors="replace").split()
+    kinds = (machine.read("proc/filesystems") or "").split()
     met = "fusectl" in kinds
     return Need(
         "fusectl",
@@ -181,7 +131,7 @@ def _loop(machine: Machine) -> Need:
 
 def _memlock(machine: Machine) -> Need:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    met = machine.can(_CAP_IPC_LOCK) or soft == resource.RLIM_INFINITY
+    met = machine.can(CAP_IPC_LOCK) or soft == resource.RLIM_INFINITY
     return Need(
         "locked memory",
         met,
@@ -216,7 +166,7 @@ def server_swapless(target: str, machine: Machine) -> Need:
     what = "server out of swap's reach"
     pid = listener(target)
     if pid is None:
-        return Need(what, met=True, found="it is on another machine", advice="")
+        return Need(what, met=True, found="it is no process of this machine", advice="")
     hierarchy = machine.hierarchy()
     try:
         status = Path(f"/proc/{pid}/status")
