@@ -405,8 +405,11 @@ class SessionCore:
             return
         reborn = pool.epoch != state.epoch
         pool.pool_id, pool.generation, pool.epoch = state.pool_id, state.generation, state.epoch
-        if reborn and pool.presence is not None and pool.kind == PoolKind.EPHEMERAL:
-            pool.presence.forget()
+        if reborn and pool.presence is not None:
+            if pool.kind == PoolKind.EPHEMERAL:
+                pool.presence.forget()
+            else:
+                pool.presence.lost(pool.writer.under_way)
         for operation in self._in_flight.values():
             if operation.pool is pool and operation.message is not None:
                 operation.readdress()

@@ -15,7 +15,7 @@ from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import FlushResult, GetResult, PutResult
 from tmem.client.sync.pool import Caller
 from tmem.client.sync.pool import Pool as BlockingPool
-from tmem.wire.codec import Plain
+from tmem.wire.codec import Codec, Plain
 from tmem.wire.errors import InvalidBuffer, InvalidHandle, TmemError
 
 from .stream import Stream
@@ -44,6 +44,7 @@ class Pool(BlockingPool):
         self, core: PoolCore, stream: Stream, options: Options, counters: ClientCounters, caller: Caller
     ) -> None:
         super().__init__(core, stream, options, counters, caller)
+        self._codec = Codec(counters.copies)  # one thread, whatever the options say of several
         self._link = stream
 
     # ---- One extent ----

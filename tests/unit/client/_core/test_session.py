@@ -444,6 +444,49 @@ class TestReconnect:
         assert isinstance(pool.error, Fenced)
 
 
+class TestLoss:
+    @pytest.mark.parametrize("confirmed", [False, True])
+    def test_a_stored_page_whose_overwrite_was_given_up_is_lost_with_its_server_and_no_miss(
+        self, client: PureClient, server: PureServer, confirmed: bool
+    ) -> None:
+        pool = client.create_pool("a")
+        client.settle()
+        stored(client, pool, 7, 0, A)
+        overwrite, flush = client.put(pool, 7, 0, B), client.flush(pool, 7, 1)
+        new = client.put(pool, 7, 2, C)
+        for operation in (overwrite, flush, new):
+            assert operation is not None
+            assert client.core.give_up(operation)
+        if confirmed:
+            client.heartbeat()
+            client.settle()
+        client.disconnect()
+        server.restart()
+        client.settle()
+
+        assert read(client, pool, 7, 0).codes == [Code.LOST]
+        assert read(client, pool, 7, 2).codes == [Code.MISS]
+
+    def test_what_is_sent_again_to_a_server_that_lost_everything_stays_uncertain_until_it_is_answered(
+        self, client: PureClient, server: PureServer
+    ) -> None:
+        pool = client.create_pool("a")
+        client.settle()
+        stored(client, pool, 7, 0, A)
+        stored(client, pool, 8, 0, A)
+        put, flush = client.put(pool, 7, 0, B), client.flush_object(pool, 8)
+        client.disconnect()
+        server.restart()
+        client.settle()
+
+        assert put is not None
+        assert put.results[0].stored
+        assert flush is not None
+        assert flush.done
+        assert read(client, pool, 7, 0).page() == B
+        assert read(client, pool, 8, 0).codes == [Code.MISS]
+
+
 class TestEnding:
     def test_draining_sends_nothing_more_and_finishes_what_is_in_flight(
         self, client: PureClient, server: PureServer
