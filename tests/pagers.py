@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tmem.agents.pager.ports import AgainError, Got, NoRoomError, Put
+from tmem.agents.pager.ports import AgainError, Fault, Got, NoRoomError, Put
 from tmem.agents.pager.table import Table
-from tmem.agents.pager.uffd import Fault
 
 PAGE = 4096
 

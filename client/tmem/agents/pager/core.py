@@ -28,13 +28,12 @@ from .fetches import Fetches
 from .homecoming import Homecoming
 from .ledger import Figures, Ledger
 from .owed import Owed
-from .ports import AgainError, Memory, NoRoomError, Remote
+from .ports import AgainError, Fault, Memory, NoRoomError, Remote
 from .recorder import Recorder
 from .settings import Settings
 from .stride import Strides
 from .table import Flag, State, Table
 from .takeover import take_over
-from .uffd import Fault
 
 __all__ = ["Pager"]
 

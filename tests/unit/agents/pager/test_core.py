@@ -9,10 +9,9 @@ import pytest
 from tests.pagers import PAGE, Bus, Crash, FakeKernel, FakeRemote, Killer, MortalTable
 
 from tmem.agents.pager.core import Pager
-from tmem.agents.pager.ports import Got, Put
+from tmem.agents.pager.ports import Fault, Got, Put
 from tmem.agents.pager.settings import Pages, Settings, Target
 from tmem.agents.pager.table import Flag, State
-from tmem.agents.pager.uffd import Fault
 
 
 class Bench:

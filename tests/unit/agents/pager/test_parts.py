@@ -1,5 +1,6 @@
 """The parts of the pager that are small enough to be told in a few lines each."""
 
+import ast
 import json
 import os
 import random
@@ -25,6 +26,34 @@ from tmem.agents.pager.workingset import read_runs, write_runs
 from tmem.wire.errors import Closed, DeadlineExceeded, InvalidOption, Unauthenticated
 
 MIB = 1 << 20
+CORE = (
+    *(
+        "ahead",
+        "clock",
+        "core",
+        "evictions",
+        "fetches",
+        "homecoming",
+        "latencies",
+        "ledger",
+        "owed",
+        "ports",
+        "recorder",
+    ),
+    *("settings", "stride", "table", "takeover"),
+)
+
+
+def test_the_core_imports_nothing_that_does_io_or_reads_a_clock() -> None:
+    for name in CORE:
+        tree = ast.parse(shim.SOURCE.with_name(f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.module in CORE, f"{name} imports {node.module}"
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            forbidden = {"ctypes", "fcntl", "os", "select", "signal", "socket", "subprocess", "threading", "time"}
+            assert not forbidden & {each.partition(".")[0] for each in names}, f"{name}: {names}"
 
 
 def settings(**changes: Any) -> Settings:
