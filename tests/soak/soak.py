@@ -181,7 +181,11 @@ def main() -> int:
     slopes = report(samples)
     if slopes["rss_bytes"].low * 3600 > MOST_GROWTH_BYTES_PER_HOUR:
         settled = samples.times[-1] > _SETTLED_SECONDS
-        print("memory grows" if settled else "memory grows, or its warm-up is longer than a third of this: soak for half an hour")
+        print(
+            "memory grows"
+            if settled
+            else "memory grows, or its warm-up is longer than a third of this: soak for half an hour"
+        )
         return 1
     return 0
 
