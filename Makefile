@@ -11,7 +11,7 @@ PROTOS := $(wildcard proto/tmem/v1/*.proto)
 RUN    := $(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test test-long lint format gen baseline lock bench system-packages clean
+.PHONY: help venv run test test-long faults fuzz soak mutants lint format gen baseline lock bench system-packages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -36,6 +36,18 @@ test: venv system-packages  ## set up and pass the tests (under 20 minutes on 2 
 
 test-long: venv system-packages  ## the tests that take longer
 	$(BIN)/pytest -m long
+
+faults: venv system-packages  ## the fault campaign: MINUTES=10, SEED=1
+	$(BIN)/python -m tests.faults.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+
+fuzz: venv  ## fuzz everything that parses bytes: RUNS=150000 for each target
+	$(BIN)/python -m tests.fuzz.campaign --runs $(or $(RUNS),150000)
+
+soak: venv  ## mixed load with cancels, and whether anything grows: MINUTES=10
+	$(BIN)/python -m tests.soak.soak --minutes $(or $(MINUTES),10)
+
+mutants: venv system-packages  ## plant deliberate faults in a copy, and show that each is found
+	$(BIN)/python -m tests.mutants.check
 
 lint: venv  ## ruff, mypy, import rings, buf, yaml, Dockerfile
 	$(BIN)/ruff format --check .

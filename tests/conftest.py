@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.faces import FACES, Face
+from tests.gauges import assert_empties
 
 import tmem.client
 from tmem.client.testing import CaptiveDaemon
@@ -57,9 +58,11 @@ def require_tool() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session", params=["uvloop", "asyncio"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[CaptiveDaemon]:
-    """A daemon that many tests share, on each event loop; use names of your own for pools."""
-    with CaptiveDaemon("--loop", request.param, "--log-level", "debug") as captive:
+    """A daemon that many tests share, on each event loop; use names of your own for pools. At the end it holds nothing."""
+    flags = ("--loop", request.param, "--log-level", "debug", "--session-timeout-seconds", "15")
+    with CaptiveDaemon(*flags) as captive:
         yield captive
+        assert_empties(captive)
 
 
 @pytest.fixture

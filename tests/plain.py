@@ -10,7 +10,7 @@ by eviction of ephemeral pages.
 import itertools
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Stored
@@ -160,6 +160,19 @@ class PlainStore:
         pool = self._pools.get(key)
         leaving = [record for record in pool.aged if record.user == user] if pool is not None else []
         yield sum(self._free(pool, record) for record in leaving if pool is not None)
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        before = self._live(keys)
+        while before - self._live(keys) < wanted:
+            aged = [(next(iter(self._pools[key].aged)), self._pools[key]) for key in keys if self._pools[key].aged]
+            if not aged:
+                break
+            record, pool = min(aged, key=lambda held: held[0].age)
+            pool.counts.evicted += self._free(pool, record)
+        return before - self._live(keys)
+
+    def _live(self, keys: Collection[int]) -> int:
+        return sum(self._pools[key].counts.payload_bytes + self._pools[key].counts.index_bytes for key in keys)
 
     # ---- Pages ----
 

@@ -4,6 +4,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -38,9 +39,11 @@ class Proxy:
         self._pairs: set[_Pair] = set()
         self._lock = threading.Lock()
         self._left: int | None = None
+        self._blocked = (False, False)
         self._downstream = False
         self._was_cut = threading.Event()
         self._closing = False
+        self.passed_up = self.passed_down = 0  # bytes
         self._wake_read, self._wake_write = socket.socketpair()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -82,13 +85,25 @@ class Proxy:
             for pair in self._pairs:
                 pair.swallowed = True
 
+    def block(self, *, up: bool = False, down: bool = False) -> None:
+        """Passes nothing on in these directions, over any connection; what comes meanwhile waits, as TCP would have it."""
+        with self._lock:
+            self._blocked = (up, down)
+        self._wake_write.send(b"x")
+
     def _run(self) -> None:
         while not self._closing:
-            for key, _ in self._selector.select():
+            ready = self._selector.select()
+            blocked = self._blocked
+            for key, _ in ready:
                 if key.fileobj is self._listener:
                     self._accept()
-                elif key.data is not None:
+                elif key.fileobj is self._wake_read:
+                    self._wake_read.recv(4096)
+                elif key.data is not None and not blocked[key.data[3]]:
                     self._pass_on(*key.data)
+            if any(blocked) and all(key.data is not None and blocked[key.data[3]] for key, _ in ready):
+                time.sleep(0.005)  # all that is ready is held back: no busy loop
         for pair in list(self._pairs):
             self._drop(pair)
 
@@ -117,6 +132,10 @@ class Proxy:
             return
         if pair.swallowed:
             return
+        if downstream:
+            self.passed_down += len(data)
+        else:
+            self.passed_up += len(data)
         cut = False
         with self._lock:
             if self._left is not None and downstream is self._downstream:

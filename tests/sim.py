@@ -116,6 +116,7 @@ class PureClient:
         self.counters = ClientCounters()
         self.codec = Codec(self.counters.copies)
         self.core = SessionCore(Options(**options), self.counters)
+        self.core.instance_id = server.service.instance_id  # as a real one asks for the server's capabilities first
         self.stream: PureStream | None = None
 
     # ---- Pools ----

@@ -151,9 +151,19 @@ class Exposition:
 
 @pytest.fixture(scope="session")
 def exposition(busy: CaptiveDaemon, worker: Worker) -> Exposition:
-    """What the daemon exposes after work."""
-    with urlopen(busy.metrics_url, timeout=_TIMEOUT_SECONDS) as answer:
-        return Exposition(answer.read().decode())
+    """What the daemon exposes after work, and what one of several shards exposes besides."""
+    text = _scrape(busy.metrics_url)
+    with CaptiveDaemon("--shards", "2") as sharded:
+        text += "".join(
+            line for line in _scrape(sharded.metrics_url).splitlines(keepends=True) if "tmem_shard_" in line
+        )
+    return Exposition(text)
+
+
+def _scrape(url: str) -> str:
+    with urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
+        text: str = answer.read().decode()
+        return text
 
 
 def _names(expression: str) -> set[str]:

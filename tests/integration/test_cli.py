@@ -185,8 +185,20 @@ class TestReports:
     def test_bench_has_every_promised_figure(self, there: Run) -> None:
         report = figures(there("bench", "--json", "--size", "4", "--rounds", "1", "--calls", "20"))
 
-        for name in ("grpc_unary_floor_us", "unary_get_us", "stream_get_us"):
-            assert 0 < report[name]["p50"] <= report[name]["p99"], name
+        for name in (
+            "grpc_unary_floor",
+            "unary_get",
+            "stream_echo",
+            "stream_get",
+            "link_echo",
+            "link_get",
+            "redis_get",
+        ):
+            assert 0 < report[f"{name}_us"]["p50"] <= report[f"{name}_us"]["p99"], name
+        for name in ("unary_to_floor", "stream_to_unary", "link_to_unary", "stream_to_link", "link_to_redis"):
+            low, high = report[f"{name}_ratio_spread"]
+            assert 0 < low <= report[f"{name}_ratio"] <= high, name
+        assert "lone_notes" not in report  # what could not be measured
         for name in (
             *("put_extent_mb_s", "get_extent_mb_s", "lz4_compress_mb_s", "lz4_decompress_mb_s"),
             *("stored_ratio_4k", "stored_ratio_64k"),

@@ -506,7 +506,13 @@ class TestLocalErrors:
         pool.put(7, 0, A)
         client.close()
         client.close()
-        for call in (lambda: pool.put(7, 0, A), lambda: pool.get_page_sync(7, 0, bytearray(PAGE))):
+        for call in (
+            lambda: pool.put(7, 0, A),
+            lambda: pool.get_page_sync(7, 0, bytearray(PAGE)),
+            pool.stat,
+            pool.destroy,
+            client.pools,
+        ):
             with pytest.raises(errors.Closed):
                 call()
 

@@ -48,6 +48,25 @@ class TestLimits:
         bob.join_pool(shared.uuid)
 
 
+class TestReclaiming:
+    def test_a_tenant_gets_its_own_memory_back_and_nobody_elses(
+        self, alice: tmem.client.Client, bob: tmem.client.Client
+    ) -> None:
+        ours = alice.create_pool("cache", kind="ephemeral")
+        kept = alice.create_pool("kept")
+        theirs = bob.create_pool("cache", kind="ephemeral")
+        for pool in (ours, kept, theirs):
+            pool.put(7, 0, b"".join(map(random_page, range(16))))
+        stat = ours.stat()
+        assert alice.freeable_bytes() == stat.payload_bytes + stat.index_bytes
+
+        assert alice.reclaim(1 << 30) == stat.payload_bytes + stat.index_bytes
+
+        assert (ours.stat().pages, kept.stat().pages, theirs.stat().pages) == (0, 16, 16)
+        assert alice.freeable_bytes() == 0
+        assert bob.freeable_bytes() > 0
+
+
 class TestSharing:
     def test_whoever_was_authorized_joins_and_reaches_the_same_pages(
         self, alice: tmem.client.Client, bob: tmem.client.Client

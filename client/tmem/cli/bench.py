@@ -23,6 +23,7 @@ from tmem.wire.limits import BLOCK_BYTES
 
 from .bench_store.command import store
 from .capture import capture
+from .lone import LonePages, ratio_rows, rows
 from .memory import PAGE_BYTES
 from .options import Server, fail, server_options
 from .output import console, print_json, print_table, progress, talk
@@ -49,15 +50,6 @@ class Rates:
     def spread(self) -> list[float]:
         """The worst and the best round."""
         return [min(self.values), max(self.values)]
-
-
-def _percentiles(values: list[float]) -> dict[str, float]:
-    """p50 and p99, in microseconds."""
-    ordered = sorted(values)
-    return {
-        "p50": round(ordered[len(ordered) // 2] * 1e6, 1),
-        "p99": round(ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1e6, 1),
-    }
 
 
 async def _async_seconds(work: Coroutine[Any, Any, None]) -> float:
@@ -96,7 +88,7 @@ class Bench:
         step("extents")
         asyncio.run(self._extents())
         step("lone pages")
-        self._lone_pages()
+        self.report |= LonePages(self._client, self._memory, self._calls).measure()
         step("ratios")
         self._ratios()
         return self.report
@@ -201,48 +193,6 @@ class Bench:
         for result in results:
             result.raise_for_pages()
 
-    # ---- Lone pages against an echo of the same bytes ----
-
-    def _lone_pages(self) -> None:
-        with scratch_pool(self._client, "bench-pages", chunk_pages=1) as pool:
-            self._time_lone_pages(pool)
-
-    def _time_lone_pages(self, pool: Pool) -> None:
-        client = self._client
-        count = min(512, len(self._memory) // PAGE_BYTES)
-        pages = [self._memory[at * PAGE_BYTES : (at + 1) * PAGE_BYTES] for at in range(count)]
-        with pool.batch() as batch:
-            for number, page in enumerate(pages):
-                batch.put(1, number, page)
-        stored = pool.stat().payload_bytes // count
-        into = bytearray(PAGE_BYTES)
-        request = bytes(80)  # about what a GetRequest has
-        floor: list[float] = []
-        unary: list[float] = []
-        stream: list[float] = []
-        echo: list[float] = []
-        for call in range(-100, self._calls):
-            number = call % count
-            # Side by side, so that all see the same machine.
-            seconds = [
-                _seconds(lambda: client.echo_page_sync(request, stored)),
-                _seconds(lambda number=number: pool.get_page_sync(1, number, into)),  # type: ignore[misc]
-                _seconds(lambda number=number: pool.get_into(1, number, into)),  # type: ignore[misc]
-                _seconds(lambda: client.echo(request, stored)),
-            ]
-            if call >= 0:
-                for values, value in zip((floor, unary, stream, echo), seconds, strict=True):
-                    values.append(value)
-        self.report |= {
-            "grpc_unary_floor_us": _percentiles(floor),
-            "unary_get_us": _percentiles(unary),
-            "stream_get_us": _percentiles(stream),
-            "stream_echo_us": _percentiles(echo),
-        }
-        p50 = {name: self.report[f"{name}_us"]["p50"] for name in ("grpc_unary_floor", "unary_get", "stream_get")}
-        self.report["unary_to_floor_ratio"] = round(p50["unary_get"] / p50["grpc_unary_floor"], 3)
-        self.report["stream_to_unary_ratio"] = round(p50["stream_get"] / p50["unary_get"], 3)
-
     # ---- Density ----
 
     def _ratios(self) -> None:
@@ -316,21 +266,14 @@ def _print(report: dict[str, Any]) -> None:
         ],
     )
     print_table(
-        f"A lone page, {report['calls']} calls each in turn",
+        f"A lone page, {report['calls']} calls of each in turn",
         ["microseconds", "p50", "p99"],
-        [
-            [title, f"{report[key]['p50']:.0f}", f"{report[key]['p99']:.0f}"]
-            for title, key in (
-                ("gRPC's floor: an empty echo of the same bytes", "grpc_unary_floor_us"),
-                ("get, unary", "unary_get_us"),
-                ("echo on the stream", "stream_echo_us"),
-                ("get, stream", "stream_get_us"),
-            )
-        ],
+        rows(report),
+        notes=report.get("lone_notes", ()),
     )
+    print_table("Of the medians of each tenth of the calls", ["ratio", "median", "spread"], ratio_rows(report))
     console.print(
-        f"unary get to its floor {report['unary_to_floor_ratio']:.2f}; stream to unary "
-        f"{report['stream_to_unary_ratio']:.2f}; messages per 2 MiB {report['messages_per_2mib']:.2f}; full-size copies: "
+        f"messages per 2 MiB {report['messages_per_2mib']:.2f}; full-size copies: "
         f"put {report['full_size_copies_put']}, get {report['full_size_copies_get']}; plain/stored "
         f"{report['stored_ratio_4k']:.2f} in 4 KiB chunks, {report['stored_ratio_64k']:.2f} in 64 KiB chunks",
         markup=False,

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from .bench import bench
+from .conformance.command import conformance
 from .demo import demo
 from .doctor import doctor
 from .options import fail
@@ -19,6 +20,7 @@ from .pools import destroy, explain, pools, stat
 from .run import run
 from .snapshot import snapshot
 from .swap import swap
+from .torture.command import torture
 
 __all__ = ["main"]
 
@@ -55,5 +57,5 @@ def main() -> None:
     """
 
 
-for command in (ping, pools, stat, explain, snapshot, destroy, run, swap, demo, bench, doctor):
+for command in (ping, pools, stat, explain, snapshot, destroy, run, swap, demo, bench, conformance, torture, doctor):
     main.add_command(command)

@@ -22,7 +22,7 @@ from tmem.wire.errors import LocalError, MachineError, TmemError
 
 from .output import talk
 
-__all__ = ["Server", "fail", "failures_told", "server_options"]
+__all__ = ["Server", "check_target", "fail", "failures_told", "read_token", "server_options"]
 
 DEFAULT_TARGET = "127.0.0.1:8636"
 
@@ -52,7 +52,8 @@ def fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _read_token(file: Path | None) -> str | None:
+def read_token(file: Path | None) -> str | None:
+    """The token that a file holds; TMEM_TOKEN without one."""
     if file is None:
         return os.environ.get("TMEM_TOKEN")
     try:
@@ -61,8 +62,10 @@ def _read_token(file: Path | None) -> str | None:
         raise click.BadParameter(f"{file} can't be read: {error}", param_hint="--token-file") from error
 
 
-def _check_target(_context: click.Context, _option: click.Parameter, target: str) -> str:
-    """A port too large would be taken modulo 65536 by gRPC, and none at all replaced by one of its own: they are refused."""
+def check_target(_context: click.Context, _option: click.Parameter, target: str | None) -> str | None:
+    """The callback of --target. A port too large would be taken modulo 65536 by gRPC, and none at all replaced by one of its own: they are refused."""
+    if target is None:
+        return None
     if target.startswith("unix:"):
         if target != "unix:":
             return target
@@ -81,7 +84,7 @@ def server_options(command: F) -> F:
         "--target",
         envvar="TMEM_TARGET",
         default=DEFAULT_TARGET,
-        callback=_check_target,
+        callback=check_target,
         show_default=True,
         show_envvar=True,
         help="The server: HOST:PORT or unix:PATH.",
@@ -97,7 +100,7 @@ def server_options(command: F) -> F:
     @functools.wraps(command)
     def wrapped(target: str, token_file: Path | None, as_json: bool, **arguments: Any) -> Any:
         with failures_told():
-            return command(Server(target, _read_token(token_file), as_json), **arguments)
+            return command(Server(target, read_token(token_file), as_json), **arguments)
 
     return wrapped  # type: ignore[return-value]
 

@@ -98,7 +98,9 @@ def run(
 
 def _way(via: str, run_directory: Path, options: dict[str, Any]) -> "Way":
     if via == "pager":
-        fail("the pager runs no programs yet; use --via swap", 2)
+        from tmem.agents.pager.paging import Paging
+
+        return Paging(deadline=options["io_deadline"])
     from tmem.agents.run.swapping import Swapping
 
     return Swapping(run_directory, **options)

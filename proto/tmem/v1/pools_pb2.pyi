@@ -1027,3 +1027,46 @@ class ExportPoolResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportPoolResponse: _TypeAlias = ExportPoolResponse  # noqa: Y015
+
+@_typing.final
+class ReclaimMemoryRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_FIELD_NUMBER: _builtins.int
+    bytes: _builtins.int
+    """Payload and index to free at least, as far as there is so much; 0 = only ask what could be freed."""
+    def __init__(
+        self,
+        *,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReclaimMemoryRequest: _TypeAlias = ReclaimMemoryRequest  # noqa: Y015
+
+@_typing.final
+class ReclaimMemoryResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    FREEABLE_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    freeable_bytes: _builtins.int
+    """What could still be freed: payload and index of all ephemeral and shared pools that the caller's tenant answers for."""
+    def __init__(
+        self,
+        *,
+        freed_bytes: _builtins.int = ...,
+        freeable_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freeable_bytes", b"freeable_bytes", "freed_bytes", b"freed_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReclaimMemoryResponse: _TypeAlias = ReclaimMemoryResponse  # noqa: Y015

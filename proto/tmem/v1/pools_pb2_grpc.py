@@ -106,6 +106,11 @@ class PoolsServiceStub:
                 request_serializer=tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.SerializeToString,
                 response_deserializer=tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.FromString,
                 _registered_method=True)
+        self.ReclaimMemory = channel.unary_unary(
+                '/tmem.v1.PoolsService/ReclaimMemory',
+                request_serializer=tmem_dot_v1_dot_pools__pb2.ReclaimMemoryRequest.SerializeToString,
+                response_deserializer=tmem_dot_v1_dot_pools__pb2.ReclaimMemoryResponse.FromString,
+                _registered_method=True)
         self.StatPool = channel.unary_unary(
                 '/tmem.v1.PoolsService/StatPool',
                 request_serializer=tmem_dot_v1_dot_pools__pb2.StatPoolRequest.SerializeToString,
@@ -219,6 +224,13 @@ class PoolsServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReclaimMemory(self, request, context):
+        """Asks for memory back: drops the oldest pages of the caller's own ephemeral and shared pools, by the rules of eviction.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StatPool(self, request, context):
         """Counts of one pool. Without a token: of any pool of the caller's own tenant.
         """
@@ -298,6 +310,11 @@ def add_PoolsServiceServicer_to_server(servicer, server):
                     servicer.ExplainPage,
                     request_deserializer=tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.FromString,
                     response_serializer=tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.SerializeToString,
+            ),
+            'ReclaimMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReclaimMemory,
+                    request_deserializer=tmem_dot_v1_dot_pools__pb2.ReclaimMemoryRequest.FromString,
+                    response_serializer=tmem_dot_v1_dot_pools__pb2.ReclaimMemoryResponse.SerializeToString,
             ),
             'StatPool': grpc.unary_unary_rpc_method_handler(
                     servicer.StatPool,
@@ -685,6 +702,33 @@ class PoolsService:
             '/tmem.v1.PoolsService/ExplainPage',
             tmem_dot_v1_dot_pools__pb2.ExplainPageRequest.SerializeToString,
             tmem_dot_v1_dot_pools__pb2.ExplainPageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReclaimMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tmem.v1.PoolsService/ReclaimMemory',
+            tmem_dot_v1_dot_pools__pb2.ReclaimMemoryRequest.SerializeToString,
+            tmem_dot_v1_dot_pools__pb2.ReclaimMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

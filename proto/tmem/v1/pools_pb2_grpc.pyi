@@ -69,6 +69,8 @@ class PoolsServiceStub:
     """
     ExplainPage: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]
     """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
+    ReclaimMemory: _grpc.UnaryUnaryMultiCallable[_pools_pb2.ReclaimMemoryRequest, _pools_pb2.ReclaimMemoryResponse]
+    """Asks for memory back: drops the oldest pages of the caller's own ephemeral and shared pools, by the rules of eviction."""
     StatPool: _grpc.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]
     """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
@@ -113,6 +115,8 @@ class PoolsServiceAsyncStub(PoolsServiceStub):
     """
     ExplainPage: _aio.UnaryUnaryMultiCallable[_pools_pb2.ExplainPageRequest, _pools_pb2.ExplainPageResponse]  # type: ignore[assignment]
     """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
+    ReclaimMemory: _aio.UnaryUnaryMultiCallable[_pools_pb2.ReclaimMemoryRequest, _pools_pb2.ReclaimMemoryResponse]  # type: ignore[assignment]
+    """Asks for memory back: drops the oldest pages of the caller's own ephemeral and shared pools, by the rules of eviction."""
     StatPool: _aio.UnaryUnaryMultiCallable[_pools_pb2.StatPoolRequest, _pools_pb2.StatPoolResponse]  # type: ignore[assignment]
     """Counts of one pool. Without a token: of any pool of the caller's own tenant."""
 
@@ -238,6 +242,14 @@ class PoolsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_pools_pb2.ExplainPageResponse, _abc.Awaitable[_pools_pb2.ExplainPageResponse]]:
         """Where one page is, and what became of it lately. Without a token: of any pool of the caller's own tenant."""
+
+    @_abc_1.abstractmethod
+    def ReclaimMemory(
+        self,
+        request: _pools_pb2.ReclaimMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_pools_pb2.ReclaimMemoryResponse, _abc.Awaitable[_pools_pb2.ReclaimMemoryResponse]]:
+        """Asks for memory back: drops the oldest pages of the caller's own ephemeral and shared pools, by the rules of eviction."""
 
     @_abc_1.abstractmethod
     def StatPool(

@@ -14,9 +14,9 @@ _STANDARD_ERROR = 2
 _MOST_BYTES = 4000
 
 
-def say(who: str, message: str) -> None:
+def say(who: str, message: str, program: str = "tmem-swap") -> None:
     """Writes a line on standard error, if it can be written this moment."""
-    line = f"tmem-swap {who}[{os.getpid()}]: {message}".encode(errors="replace")[:_MOST_BYTES] + b"\n"
+    line = f"{program} {who}[{os.getpid()}]: {message}".encode(errors="replace")[:_MOST_BYTES] + b"\n"
     poll = select.poll()
     poll.register(_STANDARD_ERROR, select.POLLOUT)
     try:

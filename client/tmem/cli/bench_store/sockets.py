@@ -154,3 +154,17 @@ class Redis(Rival):
 
     def _message(self, key: bytes, value: BytesLike) -> Sequence[BytesLike]:
         return (b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$%d\r\n" % (len(key), key, len(value)), value, b"\r\n")
+
+    def get(self, key: bytes) -> bytes:
+        """A value; raises ChildProcessError if there is none."""
+        self._socket.sendall(b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(key), key))
+        answer = self._socket.recv(1 << 16)
+        while not answer.endswith(b"\r\n"):
+            answer += self._socket.recv(1 << 16)
+        head, _, rest = answer.partition(b"\r\n")
+        size = int(head[1:])
+        while 0 <= len(rest) < size + 2:
+            rest += self._socket.recv(1 << 16)
+        if size < 0:
+            raise ChildProcessError(f"{self.command} does not hold {key!r}")
+        return rest[:size]

@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
-from tmem.wire.checksum import page_checksums
 from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES, MAX_ANSWER_BYTES, MAX_BATCH_EXTENTS, MAX_BATCH_PAGES, PAGE_BYTES
-from tmem.wire.requests import encode_get
+from tmem.wire.requests import Header, encode_get
 from tmem.wire.results import Code
 
 from .operations import EXTENT_BYTES, HEADER_BYTES, Operation, mismatch
@@ -26,6 +25,7 @@ __all__ = ["GetOperation"]
 
 _HIT_CODE = Code.HIT
 _HIT = int(Code.HIT)
+_PAGE_CODES = frozenset({Code.MISS, Code.LOST, Code.CORRUPT})  # beside HIT
 
 
 class _Part:
@@ -134,6 +134,11 @@ class GetOperation(Operation):
     def estimate(self) -> int:
         return HEADER_BYTES + len(self._parts) * EXTENT_BYTES + self._answer_bytes
 
+    def header(self) -> Header:
+        header = super().header()
+        header.epoch = self.pool.oldest_epoch
+        return header
+
     def build(self) -> None:
         self.message = encode_get(self.header(), [part.extent for part in self._parts])
 
@@ -170,9 +175,7 @@ class GetOperation(Operation):
         if position or len(self._parts) > 1 or self._old_pages(part, 0, pages.crcs):
             return False
         encoding, chunk_pages, data = pages.chunks[number]
-        if not codec.expand(encoding, data, chunk_pages, offset, part.destination) or page_checksums(
-            part.destination
-        ) != list(pages.crcs):
+        if codec.checksums(encoding, data, chunk_pages, offset, part.destination) != list(pages.crcs):
             return False
         result, at, count = part.result, part.offset, part.extent.pages
         result.pages[at : at + count] = [_HIT_CODE] * count
@@ -240,7 +243,8 @@ class GetOperation(Operation):
         """Takes the code of one page that was not hit."""
         result = part.result
         position = part.offset + page
-        if code == Code.REFUSED:
+        if code not in _PAGE_CODES:
+            # Refused; so is what a newer server may answer that this client does not know.
             result.refuse(range(position, position + 1), reason)
             return
         if code == Code.MISS and part.stored >> page & 1 and self._still(part, page):

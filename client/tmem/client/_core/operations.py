@@ -47,7 +47,7 @@ class Operation:
         batch_id, sequence, floor: given when it is admitted.
         message: what is sent, and sent again after a reconnect; None until it is built.
         cost: credit that it takes.
-        sent: whether it was sent on the stream that is open now; sent_once: on any stream.
+        sent: whether it was sent on the stream that is open now; sent_once: on any stream; replayed: on several, perhaps.
         given_up: nobody waits for it any more.
         error: why it failed as a whole.
         latch: what the face waits on; the face's own.
@@ -62,6 +62,7 @@ class Operation:
     cost = 0
     sent = False
     sent_once = False
+    replayed = False
     given_up = False
     decoding = False
     done = False
@@ -305,11 +306,16 @@ class FlushOperation(Operation):
         presence = self.pool.presence
         if presence is None or self._reasons is None:
             return
-        for extent, reason in zip(self.extents, self._reasons, strict=True):
-            if reason:
+        for extent, reason, condition, result in zip(
+            self.extents, self._reasons, self._conditions, self._results, strict=True
+        ):
+            if reason or (condition is not None and not result.found and not self.replayed):
+                # A condition that was not met: what was known before holds, such as a put that came between a take and this.
                 presence.unchanged(extent)
-            else:
+            elif condition is None or result.found == extent.pages:
                 presence.absent(extent)
+            # else some of the pages went and nobody says which, or an answer that was lost said so: they stay uncertain, and the
+            # server is asked.
 
 
 class FlushObjectOperation(Operation):

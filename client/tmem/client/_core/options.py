@@ -32,10 +32,13 @@ class Options:
         window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
         codec_threads: threads that compress and expand one large extent together, the caller's included; 0 = two where the
             process has two processors or more.
+        tls_ca: path of the authorities (PEM) of which one must have signed the server's certificate; None: no TLS.
+        tls_cert, tls_key: paths of this client's own certificate and its key (PEM), if the server wants one.
+        tls_name: the name that the server's certificate must be for; "" = the target's host.
 
     Raises:
-        InvalidOption: a time-out that is not positive, a window too small for one message, or a token that no header can
-            carry.
+        InvalidOption: a time-out that is not positive, a window too small for one message, a token that no header can
+            carry, or half of what TLS needs.
     """
 
     token: str | None = None
@@ -47,6 +50,10 @@ class Options:
     window_bytes: int = 8 << 20
     window_batches: int = 1024
     codec_threads: int = 0
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -62,3 +69,7 @@ class Options:
             raise InvalidOption(f"codec_threads is {self.codec_threads}, and must be 0..{MAX_CODEC_THREADS}")
         if self.window_batches < 1:
             raise InvalidOption(f"window_batches is {self.window_batches}, and must be 1 or more")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidOption("tls_cert and tls_key belong together")
+        if self.tls_ca is None and (self.tls_cert is not None or self.tls_name):
+            raise InvalidOption("tls_cert and tls_name mean nothing without tls_ca, which turns TLS on")

@@ -160,7 +160,7 @@ class ParallelCodec(Codec):
             found[number] = Codec.checksums(codec, *chunks[number])
 
         _crew.share(self._helpers, count, work)
-        for other in self._others[: self._helpers]:
+        for other in self._others:  # whichever threads of the crew came
             self.take_copies(other)
         return found
 

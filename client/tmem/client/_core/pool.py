@@ -24,10 +24,13 @@ class PoolCore:
         presence: the map to use; None for one in this client's own memory.
 
     Attributes:
+        oldest_epoch: what gets name: the incarnation that pages may have been stored under. If the server lost that, it answers LOST for what is
+            absent, also where the presence map can't tell, because a write of the page is on its way.
         presence: None for a shared pool, where others write too.
         attached: whether the open stream's session works on it.
         error: why nothing can be done with the pool any more.
         incomplete: the server lost it once, and it was made again.
+        recreating: it is being made again, and the server has not answered.
         persistent: an absent page that was stored is LOST rather than a miss.
     """
 
@@ -52,12 +55,13 @@ class PoolCore:
             self._takes = self.kind == PoolKind.EPHEMERAL
         self.persistent = self.kind == PoolKind.PERSISTENT
         self.uuid = description.uuid
-        self.epoch = description.epoch
+        self.epoch = self.oldest_epoch = description.epoch
         self.chunk_pages = description.chunk_pages
         self.incomplete = description.incomplete
         self.token = token
         self.generation = generation
         self.recreate = recreate
+        self.recreating = False
         self.writer = Writer()
         self.presence = None if self.kind == PoolKind.SHARED else presence or PresenceMap()
         self.attached = False

@@ -13,7 +13,7 @@ Memory: 4 B a page for CRCs and 3 bits for states, per block that was ever touch
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from tmem.wire.handles import Extent
@@ -143,6 +143,17 @@ class Presence(Protocol):
 
     def forget(self) -> None:
         """Nothing is stored any more (an ephemeral pool whose server came back empty)."""
+        ...
+
+    def lost(self, under_way: Callable[[int, int], int]) -> None:
+        """A persistent pool's server came back empty.
+
+        What was uncertain and is answered by nobody any more was not done, for all that is left of it: a page that was
+        stored before is lost, and a get must say so.
+
+        Args:
+            under_way: the pages, as bits, of an object's block that a write touches which is sent again.
+        """
         ...
 
 
@@ -276,6 +287,13 @@ class PresenceMap:
             block.stored = block.with_crc = 0
             if not block.uncertain:
                 del self._blocks[key]
+
+    def lost(self, under_way: Callable[[int, int], int]) -> None:
+        """What was uncertain, and is not sent again, is what was known before."""
+        for (obj, number), block in list(self._blocks.items()):
+            block.uncertain &= under_way(obj, number)
+            if not block.stored and not block.uncertain:
+                del self._blocks[obj, number]
 
     def _touch(self, extent: Extent) -> BlockMap:
         key = (extent.object, extent.block)

@@ -373,7 +373,7 @@ class SessionCore:
         for (pool, floor), state in zip(pools, states, strict=True):
             if pool not in self._pools:
                 continue  # removed meanwhile
-            if int(state.reason) == Reason.NO_SUCH_POOL and lost and pool.recreate is not None:
+            if self._is_lost(pool, state.reason, lost=lost):
                 again.append(pool)
             elif state.reason:
                 error = refusal(
@@ -392,12 +392,27 @@ class SessionCore:
                 attachment.recreate.lost_epoch = pool.epoch
                 attachment.recreate.token = pool.token
                 attachments.append(attachment)
+                pool.recreating = True
             messages.append(self._attach(attachments, again))
         return messages + self._send_backlog(), failed
+
+    @staticmethod
+    def _is_lost(pool: PoolCore, reason: int, *, lost: bool) -> bool:
+        """Whether the pool is to be made again.
+
+        Asked for once, it is asked for until the answer arrives: the message, or its answer, may have gone with a stream. If it was
+        the answer, the pool is there, and perhaps under the same number with another generation.
+        """
+        if pool.recreate is None:
+            return False
+        return (reason == Reason.NO_SUCH_POOL and (lost or pool.recreating)) or (
+            reason == Reason.FENCED and pool.recreating
+        )
 
     def _take_state(self, pool: PoolCore, state: pb.PoolState, floor: int) -> None:
         """Notes what the server says of a pool that it lets the session work on."""
         pool.attached = True
+        pool.recreating = False
         pool.incomplete = state.incomplete
         pool.chunk_pages = state.chunk_pages or pool.chunk_pages
         pool.writer.confirmed(floor)
@@ -405,8 +420,11 @@ class SessionCore:
             return
         reborn = pool.epoch != state.epoch
         pool.pool_id, pool.generation, pool.epoch = state.pool_id, state.generation, state.epoch
-        if reborn and pool.presence is not None and pool.kind == PoolKind.EPHEMERAL:
-            pool.presence.forget()
+        if reborn and pool.presence is not None:
+            if pool.kind == PoolKind.EPHEMERAL:
+                pool.presence.forget()
+            else:
+                pool.presence.lost(pool.writer.under_way)
         for operation in self._in_flight.values():
             if operation.pool is pool and operation.message is not None:
                 operation.readdress()
@@ -425,6 +443,7 @@ class SessionCore:
         for operation in self._in_flight.values():
             if operation.sent:
                 operation.sent = False
+                operation.replayed = True
                 self._counters.replays += not operation.decoding
         self._backlog = bool(self._in_flight)
 

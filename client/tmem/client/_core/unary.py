@@ -133,9 +133,9 @@ class UnaryGet:
 
     def request(self) -> bytes:
         """The GetRequest."""
-        return pb.GetRequest(
-            pool=ref(self._pool), object=_object_id(self._extent.object), index=self._extent.index
-        ).SerializeToString()
+        message = pb.GetRequest(pool=ref(self._pool), object=_object_id(self._extent.object), index=self._extent.index)
+        message.pool.epoch = self._pool.oldest_epoch
+        return message.SerializeToString()
 
     def take(self, data: bytes, codec: Codec) -> None:
         """Takes the GetResponse into the destination; raises ProtocolError."""
@@ -147,7 +147,7 @@ class UnaryGet:
         elif code == Code.HIT:
             self._take_page(response, page, codec)
         elif code in {Code.MISS, Code.LOST, Code.CORRUPT}:
-            if code == Code.MISS and self._sure:
+            if code == Code.MISS and self._sure and self._still_stored():
                 if self._pool.persistent:
                     code = Code.LOST
                 else:
@@ -168,20 +168,22 @@ class UnaryGet:
         result.pages[0] = Code.HIT
         result.versions[0] = Version(response.generation, response.sequence)
 
-    def _unchanged(self) -> bool:
-        """Whether no write came in between: then the presence map's word stands."""
+    def _still_stored(self) -> bool:
+        """Whether the presence map is as sure of the page as when it was asked for; a write in between makes either answer right."""
         presence = self._pool.presence
         block = None if presence is None else presence.block(self._extent)
         bit = self._extent.first
-        return (
-            block is not None
-            and bool(block.stored & ~block.uncertain & block.with_crc & 1 << bit)
-            and block.crcs[bit] == self._expected
-        )
+        if block is None or not (block.stored & ~block.uncertain) >> bit & 1:
+            return False
+        return self._expected is None or block.crcs[bit] == self._expected
+
+    def _unchanged(self) -> bool:
+        """The same of a page whose checksum is known."""
+        return self._expected is not None and self._still_stored()
 
     def settle(self) -> None:
         """Tells the presence map of an ephemeral page that is gone."""
-        if self._gone and self._pool.presence is not None and self._unchanged():
+        if self._gone and self._pool.presence is not None and self._still_stored():
             self._pool.presence.missing(self._extent, self._extent.first)
 
 

@@ -56,6 +56,15 @@ class Writer:
                 return True
         return False
 
+    def under_way(self, obj: int, block: int) -> int:
+        """The pages of a block, as bits, that a write touches which may still be answered."""
+        found = 0
+        for footprints in self._unsettled.values():
+            for footprint in footprints:
+                if footprint.object == obj and footprint.block in {block, _WHOLE_OBJECT}:
+                    found |= -1 if footprint.block == _WHOLE_OBJECT else footprint.mask
+        return found
+
     def begin(self, footprints: tuple[Footprint, ...]) -> int:
         """Notes a write that conflicts with none; answers its sequence."""
         sequence = self._next

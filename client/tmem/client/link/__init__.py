@@ -13,6 +13,6 @@ made it. Needs the extra `tmem[agents]`.
 from tmem.client.sync.batch import Batch
 
 from .client import Client, connect
-from .pool import Pool
+from .pool import Pool, Puts
 
-__all__ = ["Batch", "Client", "Pool", "connect"]
+__all__ = ["Batch", "Client", "Pool", "Puts", "connect"]

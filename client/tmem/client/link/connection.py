@@ -23,7 +23,7 @@ __all__ = ["Connection", "Endpoint"]
 
 # A blocking receive looks up so often, for whoever has a time to keep.
 TICK_SECONDS = 0.05
-_DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _MOST_BUFFERS = 64
 _TIMEVAL = struct.Struct("ll")
 
@@ -73,6 +73,11 @@ class Connection:
         self._socket.close()
 
     def _establish(self) -> None:
+        """The other end has accepted the socket."""
+        self._configure()
+        self.established = True
+
+    def _configure(self) -> None:
         if self._family != socket.AF_UNIX:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Blocking, with a limit, so that a lone answer is waited for by the call that receives it: one system call instead of
@@ -80,7 +85,11 @@ class Connection:
         ticks = _TIMEVAL.pack(0, int(TICK_SECONDS * 1_000_000))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, ticks)
         self._socket.setblocking(True)
-        self.established = True
+
+    @property
+    def pending(self) -> bool:
+        """Whether something has been received that the socket does not tell of any more."""
+        return False
 
     def advance(self) -> bool:
         """Goes on with connecting; answers whether it is established."""
@@ -103,9 +112,9 @@ class Connection:
         try:
             while out:
                 if len(out) == 1:
-                    count = self._socket.send(out[0], _DONT_WAIT)
+                    count = self._socket.send(out[0], DONT_WAIT)
                 else:
-                    count = self._socket.sendmsg(islice(out, _MOST_BUFFERS), [], _DONT_WAIT)
+                    count = self._socket.sendmsg(islice(out, _MOST_BUFFERS), [], DONT_WAIT)
                 outbox.sent(count)
         except BlockingIOError:
             return
@@ -117,7 +126,7 @@ class Connection:
             wait: for up to TICK_SECONDS, if nothing is there.
         """
         buffers = self.http2.buffers()
-        flags = 0 if wait else _DONT_WAIT
+        flags = 0 if wait else DONT_WAIT
         try:
             if len(buffers) == 1:
                 room = len(buffers[0])

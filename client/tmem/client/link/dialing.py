@@ -8,7 +8,9 @@ Units: seconds, as told by time.monotonic.
 import logging
 import socket
 import time
+from typing import Any
 
+from tmem.client._core.options import Options
 from tmem.wire.addresses import split_host_port, unix_path
 from tmem.wire.errors import InvalidOption, TmemError, Unavailable
 
@@ -29,6 +31,7 @@ class Dialer:
 
     Args:
         target: "HOST:PORT", "[IPV6]:PORT" or "unix:PATH".
+        options: the client's, for TLS.
 
     Attributes:
         retry_at: when the next attempt, or the next call on a connection that stands, may begin.
@@ -36,8 +39,14 @@ class Dialer:
         error: why the last one did.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, options: Options) -> None:
         self._target = target
+        self._options = options
+        self._context: Any = None
+        if options.tls_ca is not None:
+            from .tls import make_context  # OpenSSL is loaded by those who need it
+
+            self._context = make_context(options)
         self._endpoints: list[Endpoint] = []
         self._untried = 0
         self._backoff = _BACKOFF_SECONDS[0]
@@ -78,12 +87,19 @@ class Dialer:
             endpoint = self._endpoints[-self._untried]
             self._untried -= 1
             try:
-                return Connection(endpoint, time.monotonic() + _ATTEMPT_SECONDS)
+                return self._begin(endpoint, time.monotonic() + _ATTEMPT_SECONDS)
             except OSError as error:
                 self.error = self.translate(error)
         self.failures += 1
         self.back_off()
         return None
+
+    def _begin(self, endpoint: Endpoint, expires: float) -> Connection:
+        if self._context is None:
+            return Connection(endpoint, expires)
+        from .tls import TlsConnection, server_name
+
+        return TlsConnection(endpoint, expires, self._context, server_name(self._target, self._options))
 
     def failed(self, error: TmemError) -> Connection | None:
         """The attempt failed; answers the next one at once while there are endpoints that were not tried."""

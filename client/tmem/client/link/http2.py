@@ -237,6 +237,9 @@ class Http2:
                 self._skip = length
             elif begin + length > self._end:
                 return None
+            elif kind == frames.WINDOW_UPDATE:
+                self._start = begin + length
+                self._take_credit(length, stream_id, begin)  # comes with nearly every answer
             else:
                 self._start = begin + length
                 found = self._take_control(kind, flags, stream_id, bytes(self._view[begin : self._start]))
@@ -403,20 +406,14 @@ class Http2:
     # ---- Everything else ----
 
     def _take_control(self, kind: int, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        """Takes a whole frame that carries no data."""
-        if kind == frames.WINDOW_UPDATE:
-            if len(payload) != 4:
-                raise ProtocolError("credit that is none")
-            if stream_id:
-                self._find(stream_id)
-            self.outbox.credit(stream_id, frames.WORD.unpack(payload)[0] & frames.MAX_WINDOW)
-        elif kind == frames.HEADERS:
+        """Takes a whole frame that carries neither data nor credit."""
+        if kind == frames.HEADERS:
             return self._take_headers(flags, stream_id, payload)
-        elif kind == frames.CONTINUATION:
+        if kind == frames.CONTINUATION:
             if not self._block_id:
                 raise ProtocolError("a continuation of nothing")
             return self._take_block(payload, flags)
-        elif kind == frames.PING:
+        if kind == frames.PING:
             if len(payload) != 8 or stream_id:
                 raise ProtocolError("a ping that is none")
             if not flags & frames.ACK:
@@ -439,6 +436,13 @@ class Http2:
         else:
             raise ProtocolError("the server pushes, which was forbidden")
         return None
+
+    def _take_credit(self, length: int, stream_id: int, begin: int) -> None:
+        if length != 4:
+            raise ProtocolError("credit that is none")
+        if stream_id:
+            self._find(stream_id)
+        self.outbox.credit(stream_id, frames.WORD.unpack_from(self._scratch, begin)[0] & frames.MAX_WINDOW)
 
     def _take_headers(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         self._find(stream_id)

@@ -121,7 +121,8 @@ class Outbox:
             self.push(frames.DATA_HEAD.pack(size >> 8, size & 0xFF, frames.DATA, flags, stream_id, 0, length) + message)
             return
         outlet.queue.append(frames.PREFIX.pack(0, length))
-        outlet.queue.append(message)
+        if length:
+            outlet.queue.append(message)
         outlet.queued += size
         self.unsent += size
         outlet.ending = end

@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tmem.client._core.counters import ClientCounters
-from tmem.client._core.face import acknowledgement, buffer_extent
+from tmem.client._core.face import acknowledgement, buffer_extent, flush_extents
 from tmem.client._core.gets import GetOperation
-from tmem.client._core.operations import Operation, PutOperation
+from tmem.client._core.operations import FlushOperation, Operation, PutOperation
 from tmem.client._core.options import Options
 from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import FlushResult, GetResult, PutResult
 from tmem.client.sync.pool import Caller
 from tmem.client.sync.pool import Pool as BlockingPool
-from tmem.wire.codec import Plain
-from tmem.wire.errors import InvalidBuffer, TmemError
+from tmem.wire.codec import Codec, Plain
+from tmem.wire.errors import InvalidBuffer, InvalidHandle, TmemError
 
 from .stream import Stream
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "Puts"]
 
 PutDone = Callable[[PutResult], Any]
 GetDone = Callable[[GetResult], Any]
@@ -44,6 +44,7 @@ class Pool(BlockingPool):
         self, core: PoolCore, stream: Stream, options: Options, counters: ClientCounters, caller: Caller
     ) -> None:
         super().__init__(core, stream, options, counters, caller)
+        self._codec = Codec(counters.copies)  # one thread, whatever the options say of several
         self._link = stream
 
     # ---- One extent ----
@@ -91,6 +92,29 @@ class Pool(BlockingPool):
             done(results)
         return results
 
+    def submit_flushes(
+        self, items: Sequence[tuple[int, int, int]], done: FlushDone, timeout: float | None = None
+    ) -> list[FlushResult]:
+        """Removes (object, index, count) ranges, up to 512 of one block each, together by one message.
+
+        There is one result for each range of which anything may be stored.
+        """
+        operation = FlushOperation(self._core)
+        for obj, index, count in items:
+            for extent in flush_extents(obj, index, count):
+                if not self._core.known_absent(extent):
+                    if not operation.has_room(extent.pages):
+                        raise InvalidHandle(
+                            "that is more than one message may carry: 512 ranges; submit them in pieces"
+                        )
+                    operation.add(extent)
+        results = list(operation.results)
+        if results:
+            self._enqueue(operation, timeout, lambda _: done(results))
+        else:
+            done(results)
+        return results
+
     def submit_flush_object(self, obj: int, done: FlushDone, timeout: float | None = None) -> list[FlushResult]:
         """As `flush_object`, without waiting; one result, or none if nothing of the object is stored."""
         operation = self._flush_object_operation(obj)
@@ -118,6 +142,10 @@ class Pool(BlockingPool):
         else:
             done(results)
         return results
+
+    def gather_puts(self) -> "Puts":
+        """For extents that are to go together by one message, and are encoded one by one, with other work in between."""
+        return Puts(self, PutOperation(self._core))
 
     def submit_gets(
         self,
@@ -178,3 +206,36 @@ class Pool(BlockingPool):
             removed(None)
         else:
             self._enqueue(removal, None, lambda operation: removed(operation.error))
+
+
+class Puts:
+    """Extents that go by one message; made by Pool.gather_puts.
+
+    Encoding a block of 512 pages takes milliseconds. Here it is done extent by extent, and what is more urgent comes between.
+    """
+
+    def __init__(self, pool: Pool, operation: PutOperation) -> None:
+        self._pool = pool
+        self._operation = operation
+
+    def has_room(self, pages: int) -> bool:
+        """Whether another extent of so many pages fits."""
+        return self._operation.has_room(pages)
+
+    def add(self, obj: int, index: int, buffer: Plain) -> PutResult:
+        """Encodes one more extent. The buffer must stay as it is until this was submitted, or detached."""
+        extent, view = buffer_extent(obj, index, buffer, writable=False)
+        self._pool._check_room(self._operation, extent.pages)  # noqa: SLF001
+        return self._operation.add(self._pool._codec, extent, view)  # noqa: SLF001
+
+    def detach(self) -> None:
+        """Gives the caller the buffers back that were added so far."""
+        self._operation.detach(self._pool._codec)  # noqa: SLF001
+
+    def submit(self, done: PutsDone, timeout: float | None = None) -> None:
+        """Sends them; `done` gets one result for each extent. Not to be used afterwards."""
+        results = list(self._operation.results)
+        if results:
+            self._pool._enqueue(self._operation, timeout, lambda _: done(results))  # noqa: SLF001
+        else:
+            done(results)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from tmem.client._core.calls import call_metadata
 from tmem.client._core.counters import ClientCounters
 from tmem.client._core.operations import FlushOperation, Operation, PutOperation
 from tmem.client._core.options import Options
@@ -99,7 +98,7 @@ class Stream:
         self._beat_at = 0.0
         self._owed: FlushOperation | None = None
         self.core = SessionCore(options, counters)
-        self.transport = Transport(target, call_metadata(options), self._leave)
+        self.transport = Transport(target, options, self._leave)
         self.lock: AbstractContextManager[Any] = nullcontext()
 
     # ---- What a loop needs to know ----
@@ -120,7 +119,7 @@ class Stream:
         """Takes what has arrived, sends what can be sent, keeps the time, tells who waits. Never waits itself."""
         self._receive(wait=False)
         self._keep_time(time.monotonic())
-        self.transport.flush()
+        self._flush()
         if self._settled:
             self._tell()
 
@@ -196,6 +195,11 @@ class Stream:
             return False
         return self._admit(operation)
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for credit or a free handle."""
+        return len(self._waiting)
+
     def _is_congested(self) -> bool:
         return self.transport.unsent > _MAX_UNSENT_BYTES
 
@@ -252,9 +256,14 @@ class Stream:
         return self.transport.error or Unavailable(f"{self._target} can't be reached")
 
     def _tell(self) -> None:
-        """Calls whoever waits for operations that are done."""
+        """Calls whoever waits for operations that are done by now.
+
+        What those cause is told the next time: else one who tries again what fails at once would be called for ever.
+        """
         settled = self._settled
-        while settled:
+        for _ in range(len(settled)):
+            if not settled:
+                return  # one of them waited, and those that came behind were told meanwhile
             operation = settled.popleft()
             ticket: _Ticket | None = operation.latch
             if ticket is not None:
@@ -319,10 +328,17 @@ class Stream:
             transport.wait(max(0.0, min(left, TICK_SECONDS, TICK_SECONDS if timer is None else timer - now)))
             self._receive(wait=False)
             self._keep_time(time.monotonic())
-        transport.flush()
+        self._flush()
         if self._settled:
             self._tell()
         return True
+
+    def _flush(self) -> None:
+        """Writes what can be written; where that makes room for writes that waited, those too."""
+        self.transport.flush()
+        if self._waiting and not self._is_congested():
+            self._admit_waiting()
+            self.transport.flush()
 
     def _receive(self, *, wait: bool) -> bool:
         arrived = self.transport.receive(wait=wait)

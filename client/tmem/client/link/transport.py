@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tmem.client._core.calls import status_error
+from tmem.client._core.calls import call_metadata, status_error
+from tmem.client._core.options import Options
 from tmem.wire.errors import ProtocolError, TmemError, Unavailable
 from tmem.wire.splice import BytesLike
 
@@ -27,7 +28,7 @@ __all__ = ["Call", "Transport"]
 log = logging.getLogger(__name__)
 
 # So many receives at once, so that whoever keeps the time has a turn.
-_RECEIVES = 32
+_RECEIVES = 8
 
 
 class Call:
@@ -64,7 +65,7 @@ class Transport:
 
     Args:
         target: the server.
-        metadata: what every call carries.
+        options: the client's; the token in them is carried by every call.
         on_closing: is told when the server takes no new calls on the connection, while calls go on.
 
     Attributes:
@@ -73,12 +74,13 @@ class Transport:
         error: why there is no connection, or why the last important call failed; for whoever has to say so.
     """
 
-    def __init__(self, target: str, metadata: tuple[tuple[str, str], ...], on_closing: Callable[[], Any]) -> None:
+    def __init__(self, target: str, options: Options, on_closing: Callable[[], Any]) -> None:
         self._target = target
-        self._authority = "localhost" if target.startswith("unix:") else target
-        self._metadata = metadata
+        self._authority = options.tls_name or ("localhost" if target.startswith("unix:") else target)
+        self._scheme = "http" if options.tls_ca is None else "https"
+        self._metadata = call_metadata(options)
         self._on_closing = on_closing
-        self._dialer = Dialer(target)
+        self._dialer = Dialer(target, options)
         self._connection: Connection | None = None
         self._calls: dict[int, Call] = {}
         self._closed = False
@@ -99,9 +101,14 @@ class Transport:
 
     @property
     def listening(self) -> bool:
-        """Whether there is a connection, and nothing is to be written on it."""
+        """Whether there is a connection, and nothing is left to do on it but to wait."""
         connection = self._connection
-        return connection is not None and connection.established and not connection.http2.outbox.outgoing
+        return (
+            connection is not None
+            and connection.established
+            and not connection.http2.outbox.outgoing
+            and not connection.pending
+        )
 
     @property
     def unsent(self) -> int:
@@ -113,7 +120,9 @@ class Transport:
         connection = self._connection
         if connection is None:
             return self._dialer.retry_at if self.wanted and not self._closed else None
-        return None if connection.established else connection.expires
+        if connection.established:
+            return 0.0 if connection.pending else None
+        return connection.expires
 
     @property
     def retry_at(self) -> float:
@@ -143,7 +152,7 @@ class Transport:
         """
         connection = self._connection
         assert connection is not None
-        block = connection.headers.request(path, self._authority, self._metadata, timeout)
+        block = connection.headers.request(path, self._authority, self._metadata, timeout, scheme=self._scheme)
         stream_id = connection.http2.open_stream(block, self_crediting=on_message is not None)
         call = self._calls[stream_id] = Call(stream_id, what, on_message, on_end)
         return call
@@ -192,12 +201,15 @@ class Transport:
     def flush(self) -> None:
         """Writes what is to be written, as far as the socket takes it."""
         connection = self._connection
-        if connection is None or not connection.http2.outbox.outgoing or not connection.established:
+        if connection is None or not connection.established or not connection.wants_write:
             return
         try:
             connection.flush()
         except OSError as error:
             self.lose(self._dialer.translate(error))
+        except BaseException:
+            self._lose_track()
+            raise
 
     def receive(self, *, wait: bool) -> bool:
         """Takes what has arrived; answers whether anything has.
@@ -230,7 +242,14 @@ class Transport:
         except ProtocolError as error:
             log.warning("the connection to %s is of no use: %s", self._target, error)
             self.lose(error)
+        except BaseException:
+            self._lose_track()
+            raise
         return arrived
+
+    def _lose_track(self) -> None:
+        """Something (an interrupt, most likely) came between what the socket did and the note of it: nobody knows where the stream is."""
+        self.lose(Unavailable(f"{self._target} can't be reached: the connection was interrupted"))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):

@@ -27,6 +27,7 @@ from tmem.client._core.pool import PoolCore
 from tmem.client._core.presence import Presence
 from tmem.v1 import capabilities_pb2, pools_pb2
 from tmem.v1.common_pb2 import PoolRef
+from tmem.wire.errors import Closed
 from tmem.wire.pages import splice_page
 
 from .carrier import Carrier
@@ -219,6 +220,7 @@ class Client:
 
     def _call_streaming(self, call: Call[R], timeout: float | None) -> Iterator[R]:
         """Carries out a call that answers many messages."""
+        self._check_open()
         for data in self._stream.call_streaming(call.path, call.request.SerializeToString(), timeout):
             yield call.parse(data)
 
@@ -254,6 +256,22 @@ class Client:
         request = pools_pb2.StatPoolRequest(pool=PoolRef(pool_id=pool_id))
         return PoolStat.of((self.call(Call("PoolsService/StatPool", request, pools_pb2.StatPoolResponse))).stat)
 
+    def freeable_bytes(self) -> int:
+        """Payload and index of the tenant's ephemeral and shared pools: what `reclaim` could free."""
+        return (self._reclaim(0)).freeable_bytes
+
+    def reclaim(self, size: int) -> int:
+        """Asks the server for memory back; answers how many bytes it has freed.
+
+        The oldest pages of the tenant's ephemeral and shared pools go, by the rules of eviction: at least `size` bytes of payload and
+        index, or all of them. Persistent pages stay.
+        """
+        return (self._reclaim(size)).freed_bytes
+
+    def _reclaim(self, size: int) -> pools_pb2.ReclaimMemoryResponse:
+        request = pools_pb2.ReclaimMemoryRequest(bytes=size)
+        return self.call(Call("PoolsService/ReclaimMemory", request, pools_pb2.ReclaimMemoryResponse))
+
     def destroy_parked(self, pool_id: int) -> int:
         """Ends a pool that a dead client of this tenant left; answers how many pages went with it.
 
@@ -287,5 +305,10 @@ class Client:
 
     def call(self, call: Call[R], timeout: float | None = None) -> R:
         """Carries out a call about pools or the server."""
+        self._check_open()
         path, data = call.path, call.request.SerializeToString()
         return call.parse(self._stream.call(path, data, timeout or self.options.call_timeout))
+
+    def _check_open(self) -> None:
+        if self._stream.core.closed:
+            raise Closed(f"the client of {self.target} is closed")

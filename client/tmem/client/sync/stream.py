@@ -23,6 +23,7 @@ from tmem.client._core.operations import Operation
 from tmem.client._core.options import Options
 from tmem.client._core.parallel import codec_for
 from tmem.client._core.session import SessionCore
+from tmem.client.credentials import channel_credentials, channel_options
 from tmem.wire.answers import (
     Answer,
     EchoAnswer,
@@ -43,7 +44,6 @@ from tmem.wire.errors import (
     Unauthenticated,
     Unavailable,
 )
-from tmem.wire.limits import client_channel_options
 
 __all__ = ["Stream", "open_channel"]
 
@@ -55,9 +55,12 @@ _JOIN_SECONDS = 2.0
 _ANSWERS = (PutAnswer, GetAnswer, FlushAnswer, FlushObjectAnswer, EchoAnswer, Malformed)
 
 
-def open_channel(target: str) -> grpc.Channel:
+def open_channel(target: str, options: Options) -> grpc.Channel:
     """A channel to a server; nothing is sent before the first call."""
-    return grpc.insecure_channel(target, options=client_channel_options())
+    credentials = channel_credentials(options)
+    if credentials is None:
+        return grpc.insecure_channel(target, options=channel_options(options))
+    return grpc.secure_channel(target, credentials, options=channel_options(options))
 
 
 class Stream:
@@ -74,7 +77,7 @@ class Stream:
     """
 
     def __init__(self, target: str, options: Options, counters: ClientCounters) -> None:
-        self.channel = open_channel(target)
+        self.channel = open_channel(target, options)
         self._renew = False
         self._target = target
         self._options = options
@@ -235,7 +238,7 @@ class Stream:
                 # Streams would go on sharing the dead connection until gRPC's own keepalive notices it.
                 self._renew = False
                 self.channel.close()
-                self.channel = open_channel(self._target)
+                self.channel = open_channel(self._target, self._options)
             outgoing = self._outgoing = queue.SimpleQueue()
             outgoing.put(self.core.opening())
             exchange: Any = self.channel.stream_stream(

@@ -28,6 +28,7 @@ class CaptiveDaemon:
         listen: where; a free port of the loopback by default.
         environment: variables on top of this process's own.
         timeout: seconds until it must be ready, and until it must have ended.
+        program: what runs it, before its flags; this interpreter's `tmem.server` by default.
 
     Attributes:
         target: where clients reach it. metrics_url: its metrics.
@@ -42,11 +43,12 @@ class CaptiveDaemon:
         listen: str = "127.0.0.1:0",
         environment: Mapping[str, str] | None = None,
         timeout: float = 30.0,
+        program: Sequence[str] = (),
     ) -> None:
         self._timeout = timeout
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed by close
         command: Sequence[str] = [
-            *(sys.executable, "-m", "tmem.server"),
+            *(program or (sys.executable, "-m", "tmem.server")),
             *("--listen", listen, "--metrics-listen", "127.0.0.1:0"),
             *arguments,
         ]

@@ -5,7 +5,7 @@ Owns: its messages. What they mean is the lifecycle's business.
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -37,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 # 64 bytes of bitmap and up to 2 KiB of checksums each: messages of at most about 1 MiB, and short pauses between them.
 _BLOCKS_PER_MESSAGE = 512
+# Evicting so much takes a few milliseconds, in which nobody else is served.
+_RECLAIM_BYTES = 256 << 10
 
 
 class PoolsHandlers:
@@ -65,6 +67,7 @@ class PoolsHandlers:
             "ResizePool": self.resize,
             "DestroyPool": self.destroy,
             "ExplainPage": self.explain,
+            "ReclaimMemory": self.reclaim,
             "StatPool": self.stat,
         }
         methods: dict[str, Any] = {
@@ -181,6 +184,27 @@ class PoolsHandlers:
                 raise NoSuchPool(f"pool {pool.name!r} was destroyed meanwhile")
         end = b"".join(bytes(piece) for piece in encode_entry(Kind.END, b""))
         yield pb.ExportPoolResponse(pages_sent=sent, pages_total=sent, entries=end).SerializeToString()
+
+    async def reclaim(self, tenant: Tenant, data: bytes) -> bytes:
+        """ReclaimMemoryRequest to ReclaimMemoryResponse."""
+        wanted = parse(data, pb.ReclaimMemoryRequest()).bytes
+        store = self._service.engine.store
+        freed = 0
+        while freed < wanted:
+            # Pools may come and go between steps.
+            step = store.reclaim([pool.key for pool in self._evictable(tenant)], min(wanted - freed, _RECLAIM_BYTES))
+            if not step:
+                break
+            freed += step
+            await asyncio.sleep(0)
+        if freed:
+            log.info("memory.reclaimed", tenant=tenant.name, wanted=wanted, freed=freed)
+        counts = [store.counts(pool.key) for pool in self._evictable(tenant)]
+        freeable = sum(count.payload_bytes + count.index_bytes for count in counts)
+        return pb.ReclaimMemoryResponse(freed_bytes=freed, freeable_bytes=freeable).SerializeToString()
+
+    def _evictable(self, tenant: Tenant) -> Iterator[Pool]:
+        return (pool for pool in self._lifecycle.table if pool.owner == tenant.name and pool.policy.ephemeral)
 
     def _look(self, tenant: Tenant, ref: PoolRef) -> Pool:
         """A pool that the caller may look at: by its token, or as one of its tenant's own."""

@@ -9,7 +9,7 @@ Must not know: tenants' rights, generations' fences, sessions. Those are decided
 Units: bytes are encoded bytes unless a name says plain.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -223,6 +223,13 @@ class Store(Protocol):
         """Drops the pages of a shared pool that `user` used last, piece by piece as it is iterated; answers how many with each.
 
         Between pieces other calls may come, and the pool may end.
+        """
+        ...
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        """Evicts from these ephemeral pools, as when memory is short; answers how many bytes of payload and index are free by that.
+
+        At least `wanted`, unless nothing is left in them.
         """
         ...
 

@@ -22,6 +22,9 @@ def test_a_client_has_a_name() -> None:
         {"window_batches": 0},
         {"token": "two\nlines"},
         {"token": "tökén"},
+        {"tls_cert": "c.pem", "tls_ca": "ca.pem"},
+        {"tls_key": "k.pem", "tls_ca": "ca.pem"},
+        {"tls_name": "somebody"},
     ],
 )
 def test_what_can_not_be_is_refused_by_name(wrong: dict[str, Any]) -> None:

@@ -7,7 +7,9 @@ from tests.pages import PAGE, extent, random_page, text_page
 from tests.sim import PureClient, PureServer
 
 from tmem.client._core.operations import EchoOperation
-from tmem.wire.errors import Closed, DeadlineExceeded, Fenced, NoSuchPool
+from tmem.server.store.pools import PoolRequest
+from tmem.v1 import extents_pb2 as pb
+from tmem.wire.errors import Closed, DeadlineExceeded, Fenced, NoSuchPool, Refused
 from tmem.wire.handles import Version
 from tmem.wire.limits import MAX_MESSAGE_BYTES
 from tmem.wire.results import Code, PoolKind, Reason
@@ -119,10 +121,47 @@ class TestPages:
         client.ack(pool, reading.result)
         client.settle()
 
-        # The map holds the page for removed; the server, which is asked by another client, does not.
+        assert read(client, pool, 7, 0).page() == B
         other = PureClient(client.server)
         second = other.open_pool("a", pool.token)
         assert read(other, second, 7, 0).page() == B
+
+    def test_an_ack_that_removes_some_pages_of_an_extent_does_not_make_the_others_miss(
+        self, client: PureClient
+    ) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A + B)
+        reading = read(client, pool, 7, 0, 2)
+        stored(client, pool, 7, 1, C)
+
+        client.ack(pool, reading.result)
+        client.settle()
+
+        again = read(client, pool, 7, 0, 2)
+        assert again.codes == [Code.MISS, Code.HIT]
+        assert again.page(1) == C
+
+    def test_an_ack_of_what_is_gone_already_keeps_the_map_right(self, client: PureClient) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        reading = read(client, pool, 7, 0)
+        for _ in range(2):
+            client.ack(pool, reading.result)
+            client.settle()
+        before = client.counters.messages_sent
+        assert read(client, pool, 7, 0).codes == [Code.MISS]
+        assert client.counters.messages_sent == before
+
+    def test_an_ack_whose_answer_was_lost_has_taken_the_page_all_the_same(self, client: PureClient) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        client.ack(pool, read(client, pool, 7, 0).result)
+        assert client.stream is not None
+        client.stream.deliver_to_server()
+        client.disconnect()
+        client.settle()  # it is sent again, and finds nothing
+
+        assert read(client, pool, 7, 0).codes == [Code.MISS]
 
     def test_an_evicted_page_is_a_miss_and_its_marker_goes(self, client: PureClient, server: PureServer) -> None:
         pool = client.create_pool("a", PoolKind.EPHEMERAL)
@@ -170,6 +209,28 @@ class TestPages:
         assert reading.codes == [Code.CORRUPT] * 2
         assert bytes(reading.buffer) == bytes(2 * PAGE)
         assert client.ack(pool, reading.result) is None  # never flushed for that
+
+    @pytest.mark.parametrize("code", [0, 1, 7, 8, 16, 1000])
+    def test_a_code_of_a_newer_server_is_a_refusal(self, client: PureClient, code: int) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        reading = client.get(pool, 7, 0)
+        assert client.stream is not None
+        client.stream.deliver_to_server()
+        answer = pb.ExchangeResponse()
+        answer.ParseFromString(client.stream.to_client.pop())
+        answer.get.ClearField("chunks")
+        answer.get.ClearField("runs")
+        answer.get.ClearField("page_crc32c")
+        answer.ClearField("body")
+        answer.get.codes.append(code)  # type: ignore[arg-type]
+        client.stream.to_client.append(answer.SerializeToString())
+
+        client.settle()
+
+        assert reading.codes == [Code.REFUSED]
+        assert isinstance(reading.result.error, Refused)
+        assert not reading.result.error.retryable
 
 
 class TestOrder:
@@ -317,6 +378,86 @@ class TestReconnect:
 
         assert operation.results[0].stored
 
+    @pytest.mark.parametrize("answered", [False, True])
+    def test_a_stream_that_breaks_while_lost_pools_are_made_again_does_not_end_them(
+        self, client: PureClient, server: PureServer, answered: bool
+    ) -> None:
+        pool = client.create_pool("a")
+        other = client.create_pool("b")
+        stored(client, pool, 7, 0, A)
+        client.disconnect()
+        server.restart()
+        server.service.lifecycle.create("local", PoolRequest("stranger", 2), 0.0)  # so that numbers differ
+        client.connect()
+        assert client.stream is not None
+        client.stream.deliver_to_server()
+        client.deliver_to_client()  # Opened: the pools are gone
+        if answered:
+            client.stream.deliver_to_server()  # they are made again, and nobody hears of it
+        client.disconnect()
+
+        client.settle()
+
+        assert pool.error is None
+        assert other.error is None
+        assert read(client, pool, 7, 0).codes == [Code.LOST]
+        stored(client, pool, 7, 0, B)
+        assert read(client, pool, 7, 0).page() == B
+
+    def test_a_get_that_was_asked_before_a_loss_is_lost_even_if_a_put_of_its_page_is_on_its_way(
+        self, client: PureClient, server: PureServer
+    ) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        reading = client.get(pool, 7, 0)
+        put = client.put(pool, 7, 0, B)
+        client.disconnect()
+        server.restart()
+
+        client.settle()
+
+        assert reading.codes == [Code.LOST]
+        assert put is not None
+        assert put.results[0].stored
+        assert read(client, pool, 7, 0).page() == B
+
+    def test_a_lost_page_is_lost_even_if_a_put_of_it_was_begun_since_it_was_asked_for(
+        self, client: PureClient, server: PureServer
+    ) -> None:
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        client.disconnect()
+        server.restart()
+        client.settle()
+        reading = client.get(pool, 7, 0)
+        client.put(pool, 7, 0, B)
+
+        client.settle()
+
+        assert reading.codes == [Code.LOST]
+        assert read(client, pool, 7, 0).page() == B
+
+    def test_an_opened_pool_made_again_unheard_is_not_taken_for_a_fenced_one(
+        self, client: PureClient, server: PureServer
+    ) -> None:
+        token = client.create_pool("a").token
+        successor = PureClient(server)
+        client.disconnect()
+        pool = successor.open_pool("a", token)
+        stored(successor, pool, 7, 0, A)
+        successor.disconnect()
+        server.restart()
+        successor.connect()
+        assert successor.stream is not None
+        successor.stream.deliver_to_server()
+        successor.deliver_to_client()
+        successor.stream.deliver_to_server()  # made again under number 1, with generation 1
+        successor.disconnect()
+
+        successor.settle()
+
+        assert read(successor, pool, 7, 0).codes == [Code.LOST]
+
     def test_a_smaller_window_after_a_reconnect_is_kept_to(self, server: PureServer) -> None:
         client = PureClient(server)
         pool = client.create_pool("a")
@@ -442,6 +583,49 @@ class TestReconnect:
         twin.settle()
 
         assert isinstance(pool.error, Fenced)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("confirmed", [False, True])
+    def test_a_stored_page_whose_overwrite_was_given_up_is_lost_with_its_server_and_no_miss(
+        self, client: PureClient, server: PureServer, confirmed: bool
+    ) -> None:
+        pool = client.create_pool("a")
+        client.settle()
+        stored(client, pool, 7, 0, A)
+        overwrite, flush = client.put(pool, 7, 0, B), client.flush(pool, 7, 1)
+        new = client.put(pool, 7, 2, C)
+        for operation in (overwrite, flush, new):
+            assert operation is not None
+            assert client.core.give_up(operation)
+        if confirmed:
+            client.heartbeat()
+            client.settle()
+        client.disconnect()
+        server.restart()
+        client.settle()
+
+        assert read(client, pool, 7, 0).codes == [Code.LOST]
+        assert read(client, pool, 7, 2).codes == [Code.MISS]
+
+    def test_what_is_sent_again_to_a_server_that_lost_everything_stays_uncertain_until_it_is_answered(
+        self, client: PureClient, server: PureServer
+    ) -> None:
+        pool = client.create_pool("a")
+        client.settle()
+        stored(client, pool, 7, 0, A)
+        stored(client, pool, 8, 0, A)
+        put, flush = client.put(pool, 7, 0, B), client.flush_object(pool, 8)
+        client.disconnect()
+        server.restart()
+        client.settle()
+
+        assert put is not None
+        assert put.results[0].stored
+        assert flush is not None
+        assert flush.done
+        assert read(client, pool, 7, 0).page() == B
+        assert read(client, pool, 8, 0).codes == [Code.MISS]
 
 
 class TestEnding:

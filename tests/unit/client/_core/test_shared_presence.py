@@ -238,6 +238,10 @@ class BothMaps(RuleBasedStateMachine):
     def forget(self) -> None:
         self.both("forget")
 
+    @rule(under_way=st.integers(0, (1 << 512) - 1) | st.just(-1))
+    def lost(self, under_way: int) -> None:
+        self.both("lost", lambda obj, number: under_way if number else under_way >> 1)
+
     @rule()
     def map_anew(self) -> None:
         self.shared = made(self.buffer)

@@ -473,6 +473,29 @@ class TestBesideH2:
         assert len(server.of(h2.events.StreamEnded)) == 2
         assert http2.outbox.unsent == 0
 
+    @pytest.mark.parametrize("window", [3, 5, 8, 10, 12])
+    def test_empty_messages_that_wait_for_credit_are_sent_too(self, window: int) -> None:
+        server = H2Server(window=window)
+        headers = HeaderCodec()
+        http2 = Http2(headers)
+        feed(http2, server.h2.data_to_send())
+        http2.open_stream(headers.request("/a/B", "host", (), None))
+        for message in (b"", b"", b"x", b""):
+            http2.send(1, message)
+        http2.half_close(1)
+        for _ in range(20):
+            server.take(written(http2))
+            for ended_id, length in server.unacknowledged:
+                server.h2.acknowledge_received_data(length, ended_id)
+            server.unacknowledged.clear()
+            with contextlib.suppress(h2.exceptions.ProtocolError):
+                server.h2.increment_flow_control_window(1, 1)
+            feed(http2, server.h2.data_to_send())
+        assert server.data[1] == prefixed(b"") * 2 + prefixed(b"x") + prefixed(b"")
+        assert server.of(h2.events.StreamEnded)
+        assert all(http2.outbox.outgoing)
+        assert http2.outbox.unsent == 0
+
     def test_a_smaller_window_for_streams_takes_back_credit(self) -> None:
         server = H2Server(window=100_000)
         headers = HeaderCodec()

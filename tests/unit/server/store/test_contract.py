@@ -419,6 +419,35 @@ class TestEviction:
 
         assert first.pages / second.pages == pytest.approx(expected, rel=0.1)
 
+    def test_reclaim_frees_at_least_what_is_asked_for_oldest_first_and_only_where_it_may(
+        self, make_store: MakeStore
+    ) -> None:
+        store = make_store(8 << 20)
+        kept = StoreUser(store, key=1)
+        cache = StoreUser(store, PoolKind.EPHEMERAL, key=2)
+        others = StoreUser(store, PoolKind.EPHEMERAL, key=3, tenant="b")
+        for user in (kept, cache, others):
+            for index in range(100):
+                user.put(7, index, random_page(index))
+
+        def used(user: StoreUser) -> int:
+            counts = store.counts(user.key)
+            return counts.payload_bytes + counts.index_bytes
+
+        before = used(cache)
+        freed = store.reclaim([cache.key], 100_000)
+
+        assert 100_000 <= freed < 120_000
+        assert before - used(cache) == freed
+        held = [index for index in range(100) if cache.get(7, index).page is not None]
+        assert held == list(range(100 - len(held), 100))
+        assert store.counts(cache.key).evicted == 100 - len(held)
+        assert (kept.pages, others.pages) == (100, 100)
+        rest = used(cache)
+        assert store.reclaim([cache.key, kept.key], 1 << 40) == rest
+        assert (cache.pages, kept.pages) == (0, 100)
+        assert store.reclaim([cache.key], 1) == 0
+
     def test_weights_divide_among_tenants_before_their_pools(self, make_store: MakeStore) -> None:
         store = make_store(self.LIMIT)
         alone = StoreUser(store, PoolKind.EPHEMERAL, key=1, tenant="a", tenant_weight=1, weight=1)

@@ -1,6 +1,6 @@
 """A layer that changes nothing: what every other one starts from."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tmem.server.store.interface import BlockListing, Counts, Flushed, Place, PoolPolicy, Store, Stored
 from tmem.server.store.pending import Pending
@@ -65,6 +65,9 @@ class Layer:
 
     def leave(self, key: int, user: int) -> Iterator[int]:
         return self.below.leave(key, user)
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        return self.below.reclaim(keys, wanted)
 
     def blocks(self, key: int) -> Iterable[BlockListing]:
         return self.below.blocks(key)

@@ -8,7 +8,7 @@ are all that need more memory until so much is free again as the hysteresis says
 What a pool has reserved and not used yet is promised: ephemeral pages may be there meanwhile, other persistent ones may not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from tmem.server.store.shares import Holding, choose_victim
 from tmem.wire.errors import OutOfCapacity
@@ -199,8 +199,15 @@ class Room:
 
     # ---- Eviction ----
 
-    def evict_one(self) -> bool:
-        """Drops the oldest record of whoever must give; False if nobody has one."""
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        """Evicts from these pools alone until so many bytes are free, or nothing is left; answers how many are."""
+        before = self._ledger.live
+        while before - self._ledger.live < wanted and self.evict_one(keys):
+            pass
+        return before - self._ledger.live
+
+    def evict_one(self, among: Collection[int] | None = None) -> bool:
+        """Drops the oldest record of whoever must give, perhaps only among some pools; False if nobody has one."""
         while True:
             holdings = (
                 Holding(
@@ -212,7 +219,7 @@ class Room:
                     _oldest(pool),
                 )
                 for key, pool in self._pools.items()
-                if pool.policy.ephemeral and pool.counts.pages
+                if pool.policy.ephemeral and pool.counts.pages and (among is None or key in among)
             )
             key = choose_victim(holdings)
             if key is None:

@@ -5,7 +5,7 @@ Owns: `LogStore`: what a put, a get and a flush do to a pool's log and index. Th
 
 import itertools
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
@@ -150,6 +150,9 @@ class LogStore:
             )
             if self._pools.get(key) is not pool:
                 return
+
+    def reclaim(self, keys: Collection[int], wanted: int) -> int:
+        return self._room.reclaim(keys, wanted)
 
     # ---- Pages ----
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journals import Host, contents, watch_calls
+from tests.journals import TENANT, Host, contents, watch_calls
 from tests.pages import PAGE, extent, random_page, text_page
 
 from tmem.server.host import journal_directory as directory_module
@@ -570,3 +570,20 @@ def test_an_old_writer_s_page_over_a_newer_one_does_not_keep_it_from_starting(st
     found = start(directory).find()
     assert found.get(7, 1).page == B
     assert found.get(7, 2).codes == [Code.MISS]
+
+
+def test_a_restart_fences_whoever_was_fenced_and_leaves_frozen_what_was_frozen(start: Start) -> None:
+    host = start()
+    writer = host.make()
+    writer.put(7, 0, A)
+    token = next(iter(writer.pool.members.values())).token
+    host.lifecycle.open(TENANT, "pool", token, 0.0)
+    host.lifecycle.freeze(writer.pool, frozen=True)
+    host.close()
+
+    pool = start().pool()
+
+    assert (pool.generation, pool.frozen) == (2, True)
+    (member,) = pool.members.values()
+    assert pool.gate(member, 1, 0, 1) == Reason.FENCED
+    assert pool.gate(member, 2, 0, 1) == Reason.UNSPECIFIED

@@ -1,0 +1,143 @@
+"""The holder of one region: keeps its descriptors, and starts the next agent when one dies.
+
+Owns: the agent's process: its start, its end, and the judgement that it hangs. The holder is a process of its own because
+every thread of the program may be waiting in a fault; it does nothing else, and so has little to die of. If it dies all the
+same the agent goes on, and the program still has its userfaultfd: touches wait, nothing is lost.
+
+When no agent can be kept alive the region is given up, and closed so that it fails: what is away is SIGBUS from then on, what is
+at home is the program's, and nobody waits for ever.
+
+Must not know: targets, links, the core. It imports neither.
+
+It is started as `python -m tmem.agents.pager.holder`, with its descriptors as arguments. Exit status: as the last agent's.
+"""
+
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+from tmem.agents.host.memory import take_standing
+
+from . import launch
+from .kernel import punch
+from .launch import DONE, UNREACHABLE
+from .ports import AgainError, GoneError
+from .region import Region
+from .table import State
+from .uffd import Userfaultfd
+
+__all__ = ["Holder", "main"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
+_LAST_WORDS_SECONDS = 10.0  # for the agent of a program that has ended: it destroys the pools
+_SERVED_SECONDS = 2.0  # an agent that has served for so long did not die of its start, or of the first thing it met
+_PAUSE_SECONDS = 0.5  # between agents that did
+_LEAST_TRYING_SECONDS = 10.0
+
+
+class Holder:
+    """One region's.
+
+    Args:
+        descriptors: the region's; open for as long as the holder lives.
+    """
+
+    def __init__(self, descriptors: launch.Descriptors) -> None:
+        self._descriptors = descriptors
+        self._region = Region(descriptors.region)
+        self._failing_since: float | None = None
+
+    def run(self) -> int:
+        """Keeps an agent going until the region is closed or the program has ended; answers the exit status."""
+        while True:
+            began = time.monotonic()
+            agent = launch.start("agent", self._descriptors)
+            try:
+                status = self._watch(agent)
+            finally:
+                if agent.poll() is None:
+                    agent.kill()
+                    agent.wait()
+            if status in {DONE, UNREACHABLE} or self._program_ended(0):
+                return status
+            log.error("agent %d ended with %d; the next one takes over", agent.pid, status)
+            if self._region.agent == agent.pid and time.monotonic() - began > _SERVED_SECONDS:
+                self._failing_since = None
+            elif self._failing_since is None:
+                self._failing_since = began
+            elif time.monotonic() - self._failing_since > max(self._region.settings.deadline, _LEAST_TRYING_SECONDS):
+                self.give_up()
+                return status
+            elif self._program_ended(_PAUSE_SECONDS):
+                return DONE
+
+    def _watch(self, agent: "subprocess.Popen[bytes]") -> int:
+        """Waits for the end of an agent, and makes one when the program has ended or the agent hangs."""
+        watchdog = self._region.settings.watchdog
+        poll = select.poll()
+        pidfd = os.pidfd_open(agent.pid)
+        poll.register(pidfd, select.POLLIN)
+        poll.register(self._descriptors.program, select.POLLIN)
+        beat, seen = self._region.beat, time.monotonic()
+        try:
+            while True:
+                ready = {descriptor for descriptor, _ in poll.poll(_LOOK_SECONDS * 1000)}
+                if pidfd in ready:
+                    return agent.wait()
+                if self._descriptors.program in ready:
+                    with suppress(subprocess.TimeoutExpired):
+                        return agent.wait(_LAST_WORDS_SECONDS)
+                    return DONE
+                now = time.monotonic()
+                if self._region.beat != beat:
+                    beat, seen = self._region.beat, now
+                elif watchdog and now - seen > watchdog and self._region.agent == agent.pid:
+                    log.error("agent %d gives no sign of life for %g s: it is killed", agent.pid, watchdog)
+                    return -9
+        finally:
+            os.close(pidfd)
+
+    def _program_ended(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self._descriptors.program, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def give_up(self) -> None:
+        """No agent stays alive: what is away fails from now on, and the rest is ordinary memory."""
+        log.critical("no agent stays alive: pages that are away are SIGBUS from now on")
+        settings = self._region.settings
+        uffd = Userfaultfd(self._descriptors.uffd, settings.kernel_page)
+        for state in (State.REMOTE, State.RESTORING, State.LOST):
+            for first, count in self._region.table.runs(state):
+                with suppress(GoneError):
+                    self._poison(uffd, self._region.base + first * settings.unit, count * settings.unit)
+        with suppress(OSError):
+            uffd.unregister(self._region.base, settings.size)
+
+    def _poison(self, uffd: Userfaultfd, start: int, length: int) -> None:
+        punch(self._descriptors.memory, start - self._region.base, length)
+        while True:
+            try:
+                uffd.poison(start, length)
+            except AgainError:
+                for _ in uffd.read():  # a removal by the program waits to be read
+                    pass
+            else:
+                return
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The process."""
+    launch.log_to_standard_error("holder")
+    take_standing()
+    return Holder(launch.read_arguments("holder", arguments)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

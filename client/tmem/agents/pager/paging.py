@@ -1,0 +1,379 @@
+"""Running an unmodified program under the pager: the way of `tmem run --via pager`.
+
+Owns: the program, the socket at which its shim asks for regions, and what was started for each region. Each process of the
+program that allocates much gets a region of its own, with the whole resident limit: the limit is of large allocations, of
+each process.
+
+Ordering: the socket is there before the program; a region's holder is started once its process has registered the memory, and the
+process goes on once the agent serves.
+
+Units: bytes and seconds.
+"""
+
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import tmem.client.link
+from tmem.agents.run.ways import Figures, Order
+from tmem.wire.errors import InvalidOption, TmemError
+from tmem.wire.limits import PAGE_BYTES
+
+from . import control, kernel, launch, shim
+from .latencies import quantile
+from .ledger import Figures as AgentFigures
+from .region import Region
+from .settings import Pages, Settings, Target, default_prefetch
+from .table import State
+from .uffd import check_machine, needed_features
+
+__all__ = ["DEFAULT_ROOM", "DEFAULT_THRESHOLD", "PagedProgram", "Paging"]
+
+DEFAULT_ROOM = 16 << 30  # of addresses: nothing is allocated for what is not used
+DEFAULT_THRESHOLD = 1 << 20
+
+# What is said to the shim, which has the same.
+_OFFER = struct.Struct("<6Q")  # version, size, unit, least, features, where the freed marks are
+_ACCEPTANCE = struct.Struct("<2Q")  # base, process id
+_VERSION = 1
+_START_SECONDS = 30.0
+_END_SECONDS = 15.0
+_RATIO_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class _Served:
+    """One region that was given.
+
+    Attributes:
+        region: its file. holder: its process. end: our end of the control socket.
+    """
+
+    region: Region
+    holder: "subprocess.Popen[bytes]"
+    end: socket.socket
+
+    def close(self) -> None:
+        """Waits for the holder, which ends with the program's process; insists if it does not."""
+        self.end.close()
+        try:
+            self.holder.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.holder.terminate()
+            self.holder.wait()
+
+
+class Paging:
+    """The way: a ways.Way.
+
+    Args:
+        threshold: allocations from this size on are far.
+        pages: of which pages regions are made.
+        targets: where pages go after the order's own target, if that does not accept them.
+        settings: of each region: fields of Settings, such as deadline.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: int = DEFAULT_THRESHOLD,
+        pages: Pages = Pages.BASE,
+        targets: Sequence[Target] = (),
+        **settings: Any,
+    ) -> None:
+        self._threshold = threshold
+        self._pages = pages
+        self._targets = tuple(targets)
+        self._settings = settings
+
+    def start(self, order: Order) -> "PagedProgram":
+        """Starts a program. `order.memory` is what each of its processes may have of large allocations in local memory.
+
+        Raises:
+            InvalidOption: there is no such program, or this machine can't do that.
+        """
+        if shutil.which(order.command[0]) is None:
+            raise InvalidOption(f"there is no program {order.command[0]!r}")
+        check_machine(hugetlb=self._pages is Pages.HUGETLB)
+        unit = self._pages.unit_pages * PAGE_BYTES
+        settings = Settings(
+            size=-(-(DEFAULT_ROOM if order.room is None else order.room) // unit) * unit,
+            resident=order.memory,
+            targets=(Target(order.target, order.token), *self._targets),
+            name=f"run-{os.uname().nodename[:64]}-{os.getpid()}",
+            pages=self._pages,
+            prefetch=default_prefetch(self._pages),
+            **self._settings,
+        )
+        with ExitStack() as undo:
+            program = PagedProgram(order.command, settings, self._threshold, shim.build(), undo)
+            undo.pop_all()
+        return program
+
+
+class PagedProgram:
+    """A program that was started: a ways.Running. Use it in a `with` statement: whatever happens, nothing is left of it.
+
+    Attributes:
+        failures: why regions could not be given.
+    """
+
+    def __init__(self, command: list[str], settings: Settings, threshold: int, preload: Path, undo: ExitStack) -> None:
+        self._settings = settings
+        self._threshold = threshold
+        self._served: list[_Served] = []
+        self._helpers: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._ratio: float | None = None
+        self._ratio_at = 0.0
+        self.failures: list[str] = []
+        self._down = ExitStack()
+        undo.enter_context(self._down)
+        directory = self._down.enter_context(tempfile.TemporaryDirectory(prefix="tmem-run-"))
+        self._socket = self._down.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        path = f"{directory}/pager.sock"
+        self._socket.bind(path)
+        self._socket.listen(16)
+        self._stop = self._down.enter_context(_Flag())
+        before = os.environ.get("LD_PRELOAD")
+        self._process = subprocess.Popen(  # noqa: S603  the user's own command
+            command,
+            env=os.environ
+            | {
+                "LD_PRELOAD": str(preload) if not before else f"{preload}:{before}",
+                "TMEM_PAGER_SOCKET": path,
+                "TMEM_PAGER_THRESHOLD": str(threshold),
+            },
+        )
+        self._down.callback(self._close_regions)
+        self._down.callback(self._end)
+        self._giver = threading.Thread(target=self._give, name="tmem-regions")
+        self._giver.start()
+
+    # ---- As ways.Running ----
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        """Waits so long for its end; answers its exit status (128 + n for signal n), or None if it still runs."""
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        return 128 - status if status < 0 else status
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal."""
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._down.close()
+
+    # ---- How it does ----
+
+    def regions(self) -> list[Region]:
+        """The state of each region that was given so far, to be looked at."""
+        with self._lock:
+            return [served.region for served in self._served]
+
+    def figures(self) -> Figures:
+        """How it does, or did: all its regions together. What agents count is of up to a second ago."""
+        regions = self.regions()
+        settings = self._settings
+        counts = [region.table.counts() for region in regions]
+        done = dict.fromkeys(AgentFigures.names(), 0)
+        for region in regions:
+            for name, value in region.read_figures().items():
+                done[name] += value
+        unit_pages = settings.pages.unit_pages
+        pages_in = (done["restored"] + done["prefetched"] + done["returned"]) * unit_pages
+        pages_out = done["evicted"] * unit_pages
+        waits = [sum(each) for each in zip(*(region.latencies for region in regions), strict=True)]
+        return Figures(
+            resident=settings.unit * sum(_in_memory(count) for count in counts),
+            peak=settings.unit * done["peak"],
+            remote=settings.unit * sum(count[State.REMOTE] + count[State.RESTORING] for count in counts),
+            remote_peak=settings.unit * done["remote_peak"],
+            faults=done["restored"],
+            fault_p50=quantile(waits, 0.5),
+            fault_p99=quantile(waits, 0.99),
+            pages_in=pages_in,
+            pages_out=pages_out,
+            messages_in_per_mib=_per_mib(done["gets"], pages_in),
+            messages_out_per_mib=_per_mib(done["puts"], pages_out),
+            ratio=self._look_at_ratio(regions),
+            trouble=self._trouble(regions),
+            more={"regions": len(regions), **{f"pager_{name}": value for name, value in done.items()}},
+        )
+
+    def _trouble(self, regions: list[Region]) -> str:
+        if self.failures:
+            return self.failures[-1]
+        if regions and not all(region.accepting for region in regions):
+            return "no server takes pages: the limit is soft until one does"
+        return ""
+
+    def _look_at_ratio(self, regions: list[Region]) -> float | None:
+        """What the servers' pools of this program hold, plain, to what that takes there; looked at now and then."""
+        now = time.monotonic()
+        if now < self._ratio_at or self._process.returncode is not None:
+            return self._ratio  # when the program has ended, so have its pools
+        self._ratio_at = now + _RATIO_SECONDS
+        plain = stored = 0
+        for number, target in enumerate(self._settings.targets):
+            names = {key.name for region in regions if (key := region.key(number)) is not None}
+            if not names:
+                continue
+            with (
+                suppress(TmemError),
+                tmem.client.link.connect(
+                    target.address, token=target.token, connect_timeout=_LOOK_SECONDS, call_timeout=_LOOK_SECONDS
+                ) as link,
+            ):
+                for pool in link.pools():
+                    if pool.name in names:
+                        stat = link.stat_pool(pool.pool_id)
+                        plain += stat.pages * PAGE_BYTES
+                        stored += stat.payload_bytes + stat.index_bytes
+        if stored:
+            self._ratio = plain / stored
+        return self._ratio
+
+    def agents(self) -> list[int]:
+        """The process ids of the agents that serve now."""
+        return [region.agent for region in self.regions()]
+
+    # ---- Giving regions ----
+
+    def _give(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(self._stop.fileno(), select.POLLIN)
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll()}
+            if self._stop.fileno() in ready:
+                return
+            asking, _ = self._socket.accept()
+            helper = threading.Thread(target=self._give_one, args=(asking,), name="tmem-region")
+            self._helpers.append(helper)
+            helper.start()
+
+    def _give_one(self, asking: socket.socket) -> None:
+        """One process asks for a region; it waits until it has one, or the socket is closed."""
+        with asking:
+            asking.settimeout(_START_SECONDS)
+            try:
+                served = self._serve(asking)
+            except (TmemError, OSError) as error:
+                self.failures.append(str(error))
+                return
+            with self._lock:
+                self._served.append(served)
+            with suppress(OSError):
+                asking.send(b"R")
+
+    def _serve(self, asking: socket.socket) -> _Served:
+        settings = self._settings
+        flags = os.MFD_CLOEXEC
+        if settings.pages is Pages.HUGETLB:
+            flags |= os.MFD_HUGETLB | kernel.MFD_HUGE_2MB
+        with ExitStack() as opened:
+            memory = os.memfd_create("tmem-far", flags)
+            opened.callback(os.close, memory)
+            os.ftruncate(memory, settings.size)
+            region = Region.create(settings, 0, 0)
+            opened.callback(os.close, region.descriptor)
+            features = int(needed_features(hugetlb=settings.pages is Pages.HUGETLB))
+            offer = _OFFER.pack(_VERSION, settings.size, settings.unit, self._threshold, features, region.freed_at)
+            socket.send_fds(asking, [offer], [memory, region.descriptor])
+            answer, descriptors, _, _ = socket.recv_fds(asking, _ACCEPTANCE.size, 2)
+            for descriptor in descriptors:
+                opened.callback(os.close, descriptor)
+            if len(answer) != _ACCEPTANCE.size or len(descriptors) != 2:
+                raise InvalidOption("a process of the program could not set up its region: its standard error says why")
+            region.place(*_ACCEPTANCE.unpack(answer))
+            ours, agents = control.pair()
+            opened.callback(agents.close)
+            holder = launch.start(
+                "holder",
+                launch.Descriptors(
+                    region=region.descriptor,
+                    uffd=descriptors[0],
+                    memory=memory,
+                    control=agents.fileno(),
+                    program=descriptors[1],
+                ),
+            )
+            served = _Served(region, holder, ours)
+            try:
+                control.Caller(ours).await_ready(_START_SECONDS)
+            except BaseException:
+                served.close()
+                raise
+            return served
+
+    # ---- The end ----
+
+    def _end(self) -> None:
+        """Ends what is left of the program, and nobody gets a region any more."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._stop.set()
+        self._giver.join()
+        for helper in self._helpers:
+            helper.join()
+
+    def _close_regions(self) -> None:
+        for served in self._served:
+            served.close()
+
+
+def _in_memory(count: dict[State, int]) -> int:
+    return count[State.RESIDENT] + count[State.EVICTING] + count[State.RESTORING]
+
+
+def _per_mib(messages: int, pages: int) -> float | None:
+    return messages / (pages / 256) if pages else None
+
+
+class _Flag:
+    """An event that can be polled."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def fileno(self) -> int:
+        """Readable once it is set."""
+        return self._reader
+
+    def set(self) -> None:
+        """From now on, it is."""
+        os.write(self._writer, b"1")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._reader)
+        os.close(self._writer)

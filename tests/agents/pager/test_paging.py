@@ -1,0 +1,163 @@
+"""Unmodified programs under the pager, by its preload shim: what they compute is what they compute without it."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tmem.client
+from tmem.agents.pager import Pages
+from tmem.agents.pager.paging import PagedProgram, Paging
+from tmem.agents.run.ways import Order
+from tmem.client.testing import CaptiveDaemon
+from tmem.wire.errors import InvalidOption
+
+from .conftest import MIB, await_gone, descendants
+
+Run = Callable[..., tuple[int, str, PagedProgram]]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[CaptiveDaemon]:
+    with CaptiveDaemon("--memory-limit", "256MiB") as captive:
+        yield captive
+
+
+@pytest.fixture(scope="module")
+def allocations(build: Callable[..., Path]) -> Path:
+    return build("allocations", "-fno-builtin")
+
+
+@pytest.fixture
+def run(server: CaptiveDaemon, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a program under the pager to its end: its status and output, and what is left to look at."""
+
+    def start(
+        *command: object, memory: int = 8 * MIB, room: int = 1 << 30, **way: Any
+    ) -> tuple[int, str, PagedProgram]:
+        words = [str(word) for word in command]
+        order = Order(words, memory, room, way.pop("target", server.target), None)
+        others = descendants(os.getpid())
+        with Paging(**way).start(order) as program:
+            status = program.wait(100)
+            if status is None:
+                pytest.fail("the program did not end")
+            processes = descendants(os.getpid())
+        await_gone(processes - others)
+        out, err = capfd.readouterr()
+        assert status in {0, 128 + signal.SIGBUS}, err
+        return status, out, program
+
+    return start
+
+
+@pytest.mark.parametrize("pages", ["4KiB", "thp"], indirect=True)
+def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: Path, pages: str) -> None:
+    status, out, program = run(allocations, "family", memory=8 * MIB, pages=Pages(pages))
+    assert (status, out) == (0, "right\n")
+    figures = program.figures()
+    assert figures.more["regions"] == 1
+    assert figures.pages_out > 0
+    assert figures.messages_out_per_mib
+    assert figures.trouble == ""
+
+
+def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
+    _, out, program = run(allocations, "threads", 3, memory=16 * MIB)
+    assert out == "right\n"
+    assert program.figures().pages_out > 100
+    with tmem.client.connect(server.target) as client:
+        assert client.pools() == []
+
+
+def test_a_forked_child_gets_sigsegv_for_its_parents_memory_and_far_memory_of_its_own(
+    run: Run, allocations: Path
+) -> None:
+    _, out, program = run(allocations, "fork", memory=4 * MIB)
+    assert out == "right\n"
+    assert program.figures().more["regions"] == 2
+
+
+def test_what_does_not_fit_fails_and_nothing_becomes_local_behind_ones_back(run: Run, allocations: Path) -> None:
+    _, out, _ = run(allocations, "full", 65 * MIB, room=64 * MIB)
+    assert out == "right\n"
+
+
+def test_without_a_server_large_allocations_fail(run: Run, allocations: Path) -> None:
+    _, out, program = run(allocations, "none", target="127.0.0.1:1")
+    assert out == "right\n"
+    assert "127.0.0.1:1" in program.figures().trouble
+
+
+def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(8192))
+    _, out, _ = run(allocations, "direct", tmp_path / "file")
+    assert out == "right\n"
+
+
+def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: Path) -> None:
+    _, out, program = run(hog_program, 32 * MIB, 4, 4, 2, 1)
+    assert '"bad": 0' in out
+    assert program.figures().pages_out > 1000
+    assert (program.figures().peak or 0) <= 8 * MIB
+
+
+NUMPY = """
+import numpy
+numbers = numpy.random.default_rng(1).integers(0, 1 << 40, 1 << 20)
+ordered = numpy.sort(numbers)
+assert (ordered[1:] >= ordered[:-1]).all()
+print(int(ordered[::1000].sum()), int(numbers.sum()))
+"""
+
+OBJECTS = """
+import subprocess
+things = {number: str(number) * 3 for number in range(100_000)}
+assert subprocess.run(["/bin/echo", "hello"], capture_output=True).stdout == b"hello\\n"
+print(sum(map(len, things.values())), things[54321])
+"""
+
+
+@pytest.mark.parametrize("script", [NUMPY, OBJECTS], ids=["numpy", "objects"])
+def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> None:
+    plain = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    _, out, program = run(sys.executable, "-c", script, memory=8 * MIB)
+    assert out == plain.stdout
+    assert program.figures().pages_out > 500
+
+
+def test_sort_sorts(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(80_000)), "ascii")
+    command = ["sort", "-S", "60M", "--parallel=1", str(text), "-o"]
+    environment = os.environ | {"LC_ALL": "C"}
+    subprocess.run([*command, tmp_path / "plain"], check=True, timeout=60, env=environment)
+    _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=4 * MIB)
+    assert (tmp_path / "far").read_bytes() == (tmp_path / "plain").read_bytes()
+    assert program.figures().pages_out > 500
+
+
+def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, server: CaptiveDaemon) -> None:
+    with pytest.raises(InvalidOption, match="no program"):
+        run("/nowhere/to/be/found")
+    order = Order(["sh", "-c", "kill -TERM $$"], 8 * MIB, None, server.target, None)
+    with Paging().start(order) as program:
+        assert program.wait(30) == 128 + signal.SIGTERM
+
+
+def test_a_program_that_is_left_is_ended_with_all_of_it(server: CaptiveDaemon, hog_program: Path) -> None:
+    command = [str(hog_program), str(32 * MIB), "100", "2", "0", "1"]
+    with Paging().start(Order(command, 8 * MIB, None, server.target, None)) as program:
+        while not program.figures().pages_out:
+            assert program.wait(0.1) is None
+        processes = descendants(program.pid) | set(program.agents())
+    await_gone(processes)
+    assert program.wait(0) == 128 + signal.SIGKILL
+    with tmem.client.connect(server.target) as client:
+        assert client.pools() == []
