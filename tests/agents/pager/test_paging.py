@@ -151,6 +151,11 @@ def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, ser
         assert program.wait(30) == 128 + signal.SIGTERM
 
 
+def test_children_that_a_program_leaves_behind_are_ended(run: Run, tmp_path: Path) -> None:
+    _, _, _ = run("sh", "-c", f"(sleep 1000 & echo $! > {tmp_path}/pid) ; exit 0")
+    await_gone({int((tmp_path / "pid").read_text("ascii"))})
+
+
 def test_a_program_that_is_left_is_ended_with_all_of_it(server: CaptiveDaemon, hog_program: Path) -> None:
     command = [str(hog_program), str(32 * MIB), "100", "2", "0", "1"]
     with Paging().start(Order(command, 8 * MIB, None, server.target, None)) as program:

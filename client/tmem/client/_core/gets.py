@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
-from tmem.wire.checksum import page_checksums
 from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
