@@ -132,6 +132,7 @@ def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> N
     assert program.figures().pages_out > 500
 
 
+@pytest.mark.long
 def test_sort_sorts(run: Run, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(40_000)), "ascii")
