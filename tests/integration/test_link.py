@@ -259,6 +259,23 @@ class TestDone:
         drive_until(link, lambda: len(told) == 1)
         assert told.results[0].stored
 
+    def test_one_that_tries_again_what_fails_at_once_is_called_once_by_each_pump(self, link: Link, pool: Pool) -> None:
+        calls: list[Any] = []
+
+        def again(result: Any) -> None:
+            calls.append(result.error)
+            pool.submit_put(7, 0, A, again)
+
+        pool.destroy()
+        pool.submit_put(7, 0, A, again)
+        for number in range(1, 5):
+            assert link.next_timer() == 0.0
+            link.pump()
+            assert len(calls) == number
+        assert all(isinstance(error, errors.Closed) for error in calls)
+        link.close()
+        assert len(calls) == 5
+
     def test_one_may_submit_and_one_may_wait(self, link: Link, pool: Pool) -> None:
         buffer = bytearray(PAGE)
         told = Told()

@@ -12,6 +12,7 @@ from tests.faces import drive
 from tests.links import Told, drive_until
 from tests.pages import PAGE, extent, mixed_page, random_page, text_page
 from tests.proxy import Proxy
+from tests.waiting import wait_until
 
 import tmem.client.link
 from tmem.client.testing import CaptiveDaemon
@@ -166,6 +167,20 @@ class TestBrokenConnections:
             drive_until(link, lambda: time.monotonic() > until)
             assert link.counters.reconnects == 0
             assert not next(info for info in link.pools() if info.name == pool.name).parked
+
+    def test_one_that_nobody_drives_loses_its_session_and_goes_on_all_the_same(
+        self, start_daemon: Start, pool_name: Names
+    ) -> None:
+        daemon = start_daemon("--heartbeat-interval-seconds", "0.1", "--session-timeout-seconds", "0.5")
+        with tmem.client.link.connect(daemon.target) as link, tmem.client.connect(daemon.target) as other:
+            pool = link.create_pool(pool_name())
+            pool.put(7, 0, A)
+            wait_until(lambda: next(info for info in other.pools() if info.name == pool.name).parked)
+            buffer = bytearray(PAGE)
+            assert pool.get_into(7, 0, buffer).hit
+            assert buffer == A
+            assert pool.put(7, 1, B).stored
+            assert link.counters.reconnects == 1
 
     def test_a_long_listing_does_not_hold_up_the_heartbeat(self, start_daemon: Start, pool_name: Names) -> None:
         """A call that answers many messages and the session are on one connection."""

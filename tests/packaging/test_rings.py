@@ -41,6 +41,21 @@ def test_all_that_pure_code_imports_of_ours_is_pure():
                         assert any(f"{module}.".startswith(f"{pure}.") for pure in PURE), f"{file}: {module}"
 
 
+@pytest.mark.parametrize("module", ["frames", "headers", "http2", "outbox", "waiting"])
+def test_the_pure_parts_of_the_link_lean_on_nothing_impure(module):
+    """They are fed by tests as by sockets."""
+    (file,) = (file for file in files("tmem.client") if file.parent.name == "link" and file.stem == module)
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ".".join(alias.name for alias in node.names)]
+        for name in names:
+            top = name.partition(".")[0]
+            assert top not in {"asyncio", "grpc", "io", "os", "select", "socket", "ssl", "threading", "time"}, name
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert top in {"frames", "headers", "http2", "outbox", "waiting"}, name
+
+
 def spelled(node: ast.expr) -> str:
     """The dotted name of what is called; nothing if it is no name."""
     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):

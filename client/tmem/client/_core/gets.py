@@ -177,9 +177,7 @@ class GetOperation(Operation):
         if position or len(self._parts) > 1 or self._old_pages(part, 0, pages.crcs):
             return False
         encoding, chunk_pages, data = pages.chunks[number]
-        if not codec.expand(encoding, data, chunk_pages, offset, part.destination) or page_checksums(
-            part.destination
-        ) != list(pages.crcs):
+        if codec.checksums(encoding, data, chunk_pages, offset, part.destination) != list(pages.crcs):
             return False
         result, at, count = part.result, part.offset, part.extent.pages
         result.pages[at : at + count] = [_HIT_CODE] * count

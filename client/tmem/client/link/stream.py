@@ -119,7 +119,7 @@ class Stream:
         """Takes what has arrived, sends what can be sent, keeps the time, tells who waits. Never waits itself."""
         self._receive(wait=False)
         self._keep_time(time.monotonic())
-        self.transport.flush()
+        self._flush()
         if self._settled:
             self._tell()
 
@@ -251,9 +251,14 @@ class Stream:
         return self.transport.error or Unavailable(f"{self._target} can't be reached")
 
     def _tell(self) -> None:
-        """Calls whoever waits for operations that are done."""
+        """Calls whoever waits for operations that are done by now.
+
+        What those cause is told the next time: else one who tries again what fails at once would be called for ever.
+        """
         settled = self._settled
-        while settled:
+        for _ in range(len(settled)):
+            if not settled:
+                return  # one of them waited, and those that came behind were told meanwhile
             operation = settled.popleft()
             ticket: _Ticket | None = operation.latch
             if ticket is not None:
@@ -318,10 +323,17 @@ class Stream:
             transport.wait(max(0.0, min(left, TICK_SECONDS, TICK_SECONDS if timer is None else timer - now)))
             self._receive(wait=False)
             self._keep_time(time.monotonic())
-        transport.flush()
+        self._flush()
         if self._settled:
             self._tell()
         return True
+
+    def _flush(self) -> None:
+        """Writes what can be written; where that makes room for writes that waited, those too."""
+        self.transport.flush()
+        if self._waiting and not self._is_congested():
+            self._admit_waiting()
+            self.transport.flush()
 
     def _receive(self, *, wait: bool) -> bool:
         arrived = self.transport.receive(wait=wait)
