@@ -182,6 +182,10 @@ class FakeKernel:
             self._allocate(unit)
         return memoryview(self.file)[page * PAGE : (page + count) * PAGE]
 
+    def missing(self, first: int, count: int) -> Sequence[int]:
+        self._change()
+        return [unit for unit in range(first, first + count) if not self.present[unit]]
+
     def reserve(self, unit: int) -> None:
         self._killer.tick()
         self._allocate(unit)

@@ -167,27 +167,15 @@ class Pager:
         if flags & _WP:
             self._memory.unprotect(unit, 1)
         elif self._memory.resume(unit, 1):
-            self._not_here(unit)
+            # The program has removed it, and touched it again, before the message about that was read. Or it can't have been so.
+            self._gone(unit)
+            if self.table.states[unit] == State.NEVER:
+                self._first_touch(unit, 0)
             return
         if self._clock.used(unit):
             self.figures.sampled += 1
         self.table.flags[unit] |= Flag.USED
         self._ahead.touched(unit)
-
-    def _not_here(self, unit: int) -> None:
-        """In the table it is here, in the file it is not.
-
-        The program has removed it and touched it again before the message about that was read. If it can't have been so,
-        its bytes are gone.
-        """
-        self.ledger.resident -= 1
-        if self.table.flags[unit] & Flag.ZEROS:
-            self.table.states[unit] = State.NEVER
-            self._first_touch(unit, 0)
-        else:
-            self.table.states[unit] = State.LOST
-            self.figures.lost += 1
-            self._memory.poison(unit, 1)
 
     def _first_touch(self, unit: int, flags: int) -> None:
         if not self._has_room(1):
@@ -425,13 +413,42 @@ class Pager:
             sampled = self._sample()
             victims = self._clock.victims(ledger.top, urgent=bool(self._waiting))
             if victims is not None:
-                evictions.begin(*victims)
+                self._send_off(*victims)
                 return True
             if sampled or self._waiting:
                 return True
         if evictions.gathered:
             evictions.send()
         return False
+
+    def _send_off(self, first: int, count: int) -> None:
+        with suppress(AgainError):  # the next step looks again
+            missing = [unit for unit in self._memory.missing(first, count) if not self._is_zeros(unit)]
+            for unit in missing:
+                self._gone(unit)
+            if not missing:
+                self._evictions.begin(first, count)
+
+    def _is_zeros(self, unit: int) -> bool:
+        """A unit of which not all is there: whether what is not there is zeros, and there is memory for them."""
+        if not self.table.flags[unit] & Flag.ZEROS:
+            return False
+        try:
+            self._memory.reserve(unit)
+        except NoRoomError:
+            return False
+        return True
+
+    def _gone(self, unit: int) -> None:
+        """In the table it is here, in the file it is not: it is zeros if that can be so, and lost if not."""
+        self.ledger.resident -= 1
+        if self.table.flags[unit] & Flag.ZEROS:
+            self.table.states[unit] = State.NEVER
+        else:
+            self.table.states[unit] = State.LOST
+            self.figures.lost += 1
+            self._memory.punch(unit, 1)
+            self.ledger.poison(unit, 1)
 
     def _sample(self) -> bool:
         """Hides the next run, to see whether it is used."""

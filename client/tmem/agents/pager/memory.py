@@ -91,6 +91,18 @@ class AgentMemory:
     def view(self, page: int, count: int) -> memoryview:
         return self._view[page * PAGE_BYTES : (page + count) * PAGE_BYTES]
 
+    def missing(self, first: int, count: int) -> Sequence[int]:
+        if self._pages is Pages.HUGETLB:
+            return self.resume(first, count)  # such files tell no holes
+        start, end = first * self._unit, (first + count) * self._unit
+        if os.lseek(self._file, start, os.SEEK_HOLE) >= end:
+            return ()
+        return [
+            unit
+            for unit in range(first, first + count)
+            if os.lseek(self._file, unit * self._unit, os.SEEK_HOLE) < (unit + 1) * self._unit
+        ]
+
     def reserve(self, unit: int) -> None:
         if self._pages is Pages.HUGETLB:
             try:

@@ -63,6 +63,10 @@ class Memory(Protocol):
         """Pages (of 4 KiB) as the agent sees them: writable, and never a fault that the agent would have to serve."""
         ...
 
+    def missing(self, first: int, count: int) -> Sequence[int]:
+        """Units of which not all is there; a unit that is not there at all must not be read by `view`. May raise AgainError."""
+        ...
+
     def reserve(self, unit: int) -> None:
         """Makes sure that `view` can be written to.
 

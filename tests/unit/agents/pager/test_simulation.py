@@ -296,7 +296,7 @@ def test_everything_at_once(seed: int) -> None:
 def test_huge_pages_and_a_pool_of_them_that_runs_empty(seed: int) -> None:
     world = World(seed, units=10, limit=6, pages=Pages.HUGETLB, sampling=False)
     world.kernel.room = 5  # less than the limit
-    world.run(1500, kills=0.01, refusals=0.05)
+    world.run(4000, kills=0.005)
     world.settle()
     assert world.evicted_before + world.agent.figures.evicted > 5
     world.verify()
