@@ -155,8 +155,13 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                 most = max(most, out)
                 bars.update(bar, total=out, completed=out - left)
 
+            def stopping() -> None:
+                bars.print(
+                    "interrupted: it stops when the kernel has brought back what the program has out that it is at ..."
+                )
+
             try:
-                done = take_down(Site(run_directory, name), force=force, progress=told)
+                done = take_down(Site(run_directory, name), force=force, progress=told, interrupted=stopping)
             except KeyboardInterrupt:
                 fail(f"interrupted: {name} stays attached", 130)
         seconds = time.monotonic() - begun

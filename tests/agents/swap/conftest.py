@@ -201,12 +201,9 @@ def start_tmem(run_directory: Path) -> Iterator[Callable[..., "subprocess.Popen[
     def start(*arguments: str, **options: Any) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("tmem")), *arguments],
-            env=command_environment(run_directory),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=command_environment(run_directory) | {"TERM": "xterm", "COLUMNS": "100"},
             text=True,
-            **options,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         started.append(process)
         return process

@@ -59,7 +59,7 @@ class Loop:
         control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
         try:
             for _ in range(_ATTEMPTS):
-                path = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
+                path = f"/dev/loop{_free_number(control)}"
                 device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                 try:
                     fcntl.ioctl(device, _LOOP_CONFIGURE, config)
@@ -76,6 +76,13 @@ class Loop:
     def close(self) -> None:
         """Lets go of the device; if nobody else uses it, it is gone."""
         os.close(self._descriptor)
+
+
+def _free_number(control: int) -> int:
+    try:
+        return fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+    except OSError as error:
+        raise OSError(error.errno, f"no loop device can be had: {error.strerror}") from error
 
 
 def clear(path: str) -> None:

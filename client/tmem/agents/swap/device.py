@@ -29,7 +29,7 @@ from tmem.wire.errors import InvalidOption, MachineUnfit, NoRoom
 from tmem.wire.limits import PAGE_BYTES
 
 from .config import Config, shelter_name
-from .fits import machine_hierarchy, obstacles
+from .fits import crowded, machine_hierarchy, obstacles
 from .protocol import FILE_NAME
 from .remote import NewPool, pool_name, presence_bytes
 from .requirements import needs, server_swapless
@@ -219,7 +219,13 @@ class Outcome:
     pool_gone: bool
 
 
-def detach(site: Site, *, force: bool = False, progress: Progress | None = None) -> Outcome:
+def detach(
+    site: Site,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    interrupted: Callable[[], None] | None = None,
+) -> Outcome:
     """Takes a device down; it works on whatever a crash has left of one.
 
     Args:
@@ -227,6 +233,7 @@ def detach(site: Site, *, force: bool = False, progress: Progress | None = None)
         force: also if what is out does not fit back, or can't be had back: programs that it belongs to are killed then,
             by the kernel, when they touch it.
         progress: told how far it is.
+        interrupted: called at a Ctrl-C, which takes effect when the kernel has done with the process that it is at.
 
     Raises:
         InvalidOption: there is none of this name. NoRoom: nothing has changed.
@@ -243,7 +250,7 @@ def detach(site: Site, *, force: bool = False, progress: Progress | None = None)
             if area is not None:
                 if _check(site, record, area, force=force):
                     lost = area.used
-                _swap_off(area, progress)
+                _swap_off_for(site, area, lost, progress, interrupted)
             record = site.update(record, attached=False)
             # It goes by itself when its last user closes it.
             if not _await(lambda: not _is_ours(site, device), _GONE_SECONDS):
@@ -311,35 +318,62 @@ def _abort(site: Site) -> None:
         os.close(descriptor)
 
 
-def _swap_off(area: swaps.SwapArea, progress: Progress | None) -> None:
+def _swap_off_for(
+    site: Site, area: swaps.SwapArea, lost: int, progress: Progress | None, interrupted: Callable[[], None] | None
+) -> None:
+    """The same; if what is out is lost, those whose pages have not even room to be marked so are killed."""
+    try:
+        _swap_off(area, progress, interrupted)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        hierarchy = machine_hierarchy()
+        if not lost or hierarchy is None:
+            raise NoRoom(
+                f"{site.name} stays attached: what it holds does not fit back", obstacles(area.used, hierarchy)
+            ) from error
+        for group in crowded(area.used, hierarchy):
+            group.kill()
+        _swap_off(area, progress, interrupted)
+
+
+def _swap_off(
+    area: swaps.SwapArea, progress: Progress | None = None, interrupted: Callable[[], None] | None = None
+) -> None:
     """Brings back what is out; a Ctrl-C stops that, and the kernel goes on using the area."""
     failure: list[OSError] = []
+    # Not the thread's own state: a join that is interrupted believes that the thread has ended (Python 3.11).
+    ended = threading.Event()
 
     def work() -> None:
         try:
             kernel.swapoff(area.path)
         except OSError as error:
             failure.append(error)
+        finally:
+            ended.set()
 
     thread = threading.Thread(target=work, name="swapoff", daemon=True)
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         thread.start()
         try:
-            while thread.is_alive():
-                thread.join(_POLL_SECONDS)
+            while not ended.wait(_POLL_SECONDS):
                 now = swaps.find_area(area.path)
                 if progress is not None:
                     progress(now.used if now is not None else 0, area.used)
         except KeyboardInterrupt:
-            # It waits for pages in the kernel, where a signal of its own ends the call and nothing else.
-            while thread.is_alive():
+            # In the kernel, a signal of its own ends the call; it looks at that when it has done with one process's pages.
+            if interrupted is not None:
+                interrupted()
+            while not ended.is_set():
                 signal.pthread_kill(thread.ident or 0, signal.SIGUSR1)
-                thread.join(_POLL_SECONDS)
-            raise
+                ended.wait(_POLL_SECONDS)
+            if failure:
+                raise
     finally:
         signal.signal(signal.SIGUSR1, before)
-    if failure:
+    if failure and swaps.find_area(area.path) is not None:
         raise failure[0]
 
 

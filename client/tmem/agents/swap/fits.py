@@ -11,7 +11,7 @@ from tmem.agents.host.cgroups import Group, Hierarchy
 from tmem.agents.host.memory import read_field
 from tmem.wire.errors import InvalidOption
 
-__all__ = ["machine_hierarchy", "obstacles"]
+__all__ = ["crowded", "machine_hierarchy", "obstacles"]
 
 # The kernel keeps some memory free of everything, and other programs go on.
 _MARGIN_BYTES = 64 << 20
@@ -40,11 +40,19 @@ def obstacles(
             "or add memory or another swap area"
         )
     if hierarchy is not None:
-        found += list(_crowded(out, hierarchy, alone=alone))
+        for group in crowded(out, hierarchy):
+            limit, usage = group.limit or 0, group.usage()
+            where = "" if alone else " (perhaps in another area)"
+            free = _mib(max(0, limit - usage.resident + group.droppable()))
+            found.append(
+                f"the control group {group.path} has {_mib(usage.swapped)} out{where} and room for {free}: end its programs "
+                f"({_who(group)}), or raise its limit of {_mib(limit)}"
+            )
     return found
 
 
-def _crowded(out: int, hierarchy: Hierarchy, *, alone: bool) -> Iterator[str]:
+def crowded(out: int, hierarchy: Hierarchy) -> Iterator[Group]:
+    """The groups that have more out than they have room for."""
     for group in hierarchy.all():
         try:
             limit, usage = group.limit, group.usage()
@@ -52,14 +60,8 @@ def _crowded(out: int, hierarchy: Hierarchy, *, alone: bool) -> Iterator[str]:
             continue  # gone meanwhile, or the top one
         if limit is None or not usage.swapped:
             continue
-        free = limit - usage.resident + group.droppable()
-        back = min(usage.swapped, out)
-        if back > free:
-            where = "" if alone else " (perhaps in another area)"
-            yield (
-                f"the control group {group.path} has {_mib(usage.swapped)} out{where} and room for {_mib(max(0, free))}: "
-                f"end its programs ({_who(group)}), or raise its limit of {_mib(limit)}"
-            )
+        if min(usage.swapped, out) > limit - usage.resident + group.droppable():
+            yield group
 
 
 def _who(group: Group) -> str:

@@ -20,6 +20,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 
 from tmem.agents.host import log
@@ -29,7 +30,7 @@ from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
-from .config import LEFT, READY, STOP, TAKE, Config, Descriptors, shelter_name
+from .config import GONE, READY, STOP, TAKE, Config, Descriptors, shelter_name
 from .protocol import MAX_REQUEST_BYTES, init_reply, parse_init
 from .shared import CONTROL_BYTES, Control, Identity, Word, make_file, now
 
@@ -39,7 +40,7 @@ MAX_READ_BYTES = 32 * PAGE_BYTES
 _POLL_MS = 200
 _START_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
-_STOP_SECONDS = 15.0
+_STOP_SECONDS = 6.0
 _AGAIN_NANOSECONDS = 1_000_000_000
 
 
@@ -159,11 +160,15 @@ class Holder:
     def run(self) -> None:
         """Holds until the file system is unmounted."""
         while self._connected or find_mount(self._mount_path) is not None:
-            for descriptor, event in self._poll.poll(_POLL_MS):
-                self._note(descriptor, event)
-            self._words[Word.HOLDER_BEAT] = moment = now()
-            if self._connected:
-                self._watch(moment)
+            try:
+                for descriptor, event in self._poll.poll(_POLL_MS):
+                    self._note(descriptor, event)
+                self._words[Word.HOLDER_BEAT] = moment = now()
+                if self._connected:
+                    self._watch(moment)
+            except Exception as error:  # noqa: BLE001  whatever it is, programs' memory depends on this going on
+                say(f"went wrong, and goes on: {error!r}")
+                time.sleep(_POLL_MS / 1000)
         self._stop()
 
     def _note(self, descriptor: int, event: int) -> None:
@@ -179,7 +184,10 @@ class Holder:
                 self._bury(worker)
                 return
             if descriptor == worker.socket.fileno():
-                message = worker.socket.recv(16)
+                try:
+                    message = worker.socket.recv(16)
+                except ConnectionResetError:  # it died with something unread
+                    message = b""
                 if message == READY:
                     worker.ready = True
                 elif not message:
@@ -242,22 +250,29 @@ class Holder:
     # ---- End ----
 
     def _stop(self) -> None:
-        active = self._active
-        if active is not None:
-            try:
-                active.socket.settimeout(_STOP_SECONDS)
-                active.socket.send(STOP)
-                while (message := active.socket.recv(16)) == READY:
-                    pass
-                if message == LEFT:
-                    say(f"the pool {self._config.pool!r} is left on the server")
-            except OSError as error:
-                say(f"the worker did not end as it should: {error}")
+        """Has a worker destroy the pool, the one that stood by if the one that served hangs; then ends them."""
+        asked = [(self._active, (STOP,)), (self._standby, (TAKE, STOP))]
+        gone = any(worker is not None and self._stop_with(worker, messages) for worker, messages in asked)
+        if not gone:
+            say(f"the pool {self._config.pool!r} is left on the server")
         for worker in (self._active, self._standby):
             if worker is not None:
                 with suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
                 os.waitpid(worker.pid, 0)
+
+    @staticmethod
+    def _stop_with(worker: _Worker, messages: tuple[bytes, ...]) -> bool:
+        """Whether a worker has destroyed the pool."""
+        try:
+            worker.socket.settimeout(_STOP_SECONDS)
+            for message in messages:
+                worker.socket.send(message)
+            while (answer := worker.socket.recv(16)) == READY:
+                pass
+        except OSError:
+            return False
+        return answer == GONE
 
 
 def say(message: str) -> None:

@@ -14,6 +14,7 @@ import select
 import socket
 import sys
 import time
+import traceback
 from contextlib import suppress
 
 from tmem.agents.host import log
@@ -193,8 +194,13 @@ def say(message: str) -> None:
 
 def main() -> None:
     """Runs a worker; its arguments are the descriptors that it inherits."""
-    worker = Worker(Descriptors.from_arguments(sys.argv[1:]))
-    sys.exit(worker.serve() if worker.stand_by() else 0)
+    try:
+        worker = Worker(Descriptors.from_arguments(sys.argv[1:]))
+        status = worker.serve() if worker.stand_by() else 0
+    except Exception:  # noqa: BLE001  said so that nothing can wait for it; then the next worker takes over
+        say(traceback.format_exc())
+        status = 1
+    sys.exit(status)
 
 
 if __name__ == "__main__":
