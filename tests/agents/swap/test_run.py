@@ -191,7 +191,10 @@ def test_the_live_view_is_drawn_on_a_terminal(start_tmem, target, hog_binary):
     ours, theirs = pty.openpty()
     command = start_tmem(
         *("run", *SMALL, "--target", target, "--", str(hog_binary), "96", "3", "rnd"),
-        **{"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": True},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
     )
     os.close(theirs)
     shown = b""

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from tmem.wire.answers import Answer, Chunk, GetAnswer, Pages, Run
-from tmem.wire.checksum import page_checksums
 from tmem.wire.codec import Codec
 from tmem.wire.errors import ProtocolError
 from tmem.wire.handles import Extent, Version
@@ -26,7 +25,6 @@ __all__ = ["GetOperation"]
 
 _HIT_CODE = Code.HIT
 _HIT = int(Code.HIT)
-_NO_CHECKSUM = -1
 _PAGE_CODES = frozenset({Code.MISS, Code.LOST, Code.CORRUPT})  # beside HIT
 
 
