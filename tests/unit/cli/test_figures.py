@@ -2,7 +2,7 @@
 
 import pytest
 
-from tmem.cli.bench_store.figures import Figure, Report, at_least, at_most, exactly, percentile, within
+from tmem.cli.bench_common.figures import Figure, Report, at_least, at_most, exactly, percentile, within
 
 
 @pytest.mark.parametrize(

@@ -134,15 +134,19 @@ class Report:
         """The measurement, or a part of it, can't be made here."""
         self.not_run[f"{self._measurement}_{part}" if part else self._measurement] = f"not run: {reason}"
 
+    def skipped(self, measurement: str) -> list[str]:
+        """What of a measurement could not be made."""
+        return [reason for part, reason in self.not_run.items() if part.partition("_")[0] == measurement]
+
+    @property
+    def with_goal(self) -> list[Figure]:
+        """Figures that are to be something."""
+        return [figure for figures in self.figures.values() for figure in figures if figure.goal is not None]
+
     @property
     def broken(self) -> list[Figure]:
         """Figures that show a bug."""
-        return [
-            figure
-            for figures in self.figures.values()
-            for figure in figures
-            if figure.goal is not None and figure.goal.strict and not figure.ok
-        ]
+        return [figure for figure in self.with_goal if figure.goal is not None and figure.goal.strict and not figure.ok]
 
     def json(self) -> dict[str, Any]:
         """One object with plain keys."""
