@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made
 PROTOS := $(wildcard proto/tmem/v1/*.proto)
 
+RUN    := $(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning
+
 .DEFAULT_GOAL := help
 .PHONY: help venv run test test-long faults fuzz soak mutants lint format gen baseline lock bench system-packages clean
 
@@ -22,8 +24,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 venv: $(STAMP)  ## build .venv with every extra and development tool
 
-run: venv  ## the main job: a daemon, and the memory of a real process put into it and got back
-	$(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning --run '$(BIN)/tmem demo'
+# Where the daemon's memory can't be locked it ends with 2, and the demonstration that needs no privilege is shown.
+run: venv  ## the main job: a daemon, and a real program that has a quarter of its memory here and the rest there
+	@$(RUN) --lock-memory --run '$(BIN)/tmem demo --with auto' || { [ $$? -eq 2 ] && $(RUN) --run '$(BIN)/tmem demo --with auto'; }
 
 system-packages: venv
 	@$(BIN)/python tests/system_packages.py --install

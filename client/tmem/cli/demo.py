@@ -7,8 +7,10 @@ process itself.
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,11 +25,13 @@ from .options import Server, fail, server_options
 from .output import console, format_bytes, print_json, print_table, progress, talk
 from .scrape import moved, scrape, total
 from .scratch import scratch_pool
+from .swap import run_directory_option
 from .workload import Workload
 
 __all__ = ["demo"]
 
 MIB = 1 << 20
+_MEMORY_MIB, _PROGRAM_MIB = 256, 96
 
 
 @dataclass
@@ -174,12 +178,39 @@ class Demonstration:
 
 
 @click.command()
-@click.option("--size", default=256, show_default=True, type=click.IntRange(8, 65536), help="MiB of data to build.")
+@click.option(
+    "--with",
+    "what",
+    type=click.Choice(["memory", "program", "auto"]),
+    default="memory",
+    show_default=True,
+    help="memory: that of a process, put and got back. program: one that runs with a quarter of what it needs, as root. auto: "
+    "the program where that can be, else the memory.",
+)
+@click.option(
+    "--size", type=click.IntRange(8, 65536), help="MiB of data to build.  [default: 256, or 96 for a program]"
+)
 @click.option("--sample", default=2048, show_default=True, type=click.IntRange(1), help="Pages for the unary calls.")
 @click.option("--metrics-url", envvar="TMEM_METRICS", show_envvar=True, help="The server's /metrics, for its counters.")
+@run_directory_option
 @server_options
-def demo(server: Server, size: int, sample: int, metrics_url: str | None) -> None:
-    """Put the memory of a real process into the server, get it back, and compare every byte."""
+def demo(
+    server: Server, what: str, size: int | None, sample: int, metrics_url: str | None, run_directory: Path
+) -> None:
+    """Put the memory of a real process into the server, get it back, and compare every byte; or run a program from there."""
+    if what != "memory":
+        # Loaded only now: it needs the extra of the agents.
+        from .demo_program import obstacles, show
+
+        why_not = obstacles(server)
+        if not why_not:
+            show(server, (size or _PROGRAM_MIB) * MIB, run_directory)
+            return
+        talk.print("a program can't run from the server's memory here:\n  " + "\n  ".join(why_not), soft_wrap=True)
+        if what == "program":
+            sys.exit(1)
+        talk.print("so here is the memory of a process, put there and got back:")
+    size = size or _MEMORY_MIB
     keep_freed_messages()
     with server.connect() as client, Workload(size * MIB) as workload:
         talk.print(f"process {workload.pid} builds {size} MiB of records ...")

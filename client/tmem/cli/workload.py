@@ -1,18 +1,24 @@
 """A real process with real data in its memory.
 
 Owns: the program that `tmem demo` and `tmem bench` read the memory of: it builds a table of records the way an application
-does (names, texts, numbers, nested lists), says how much memory that took, and waits. Run as `python -m
-tmem.cli.workload BYTES`; it imports nothing of tmem, so its memory is that of a plain Python program.
+does (names, texts, numbers, nested lists), says how much memory that took, and waits. Run as `python -m tmem.cli.workload BYTES`, or
+with `--write RECORDS FILE` to write them down; it imports nothing of tmem, so its memory is that of a plain Python program.
 """
 
+import gc
+import json
 import random
 import subprocess
 import sys
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Workload", "build"]
+__all__ = ["RECORD_BYTES", "Workload", "build"]
 
+RECORD_BYTES = 1550
+"""About what a record takes in memory."""
+
+_SEED = 20110601
 _WORDS = [
     "address",
     "agent",
@@ -131,27 +137,43 @@ def resident_bytes() -> int:
         return int(statm.read().split()[1]) * 4096
 
 
+def _more(records: list[dict[str, object]], chance: random.Random, count: int) -> None:
+    """Appends so many records."""
+    for number in range(len(records), len(records) + count):
+        words = chance.choices(_WORDS, k=24)
+        records.append(
+            {
+                "id": number,
+                "name": f"{words[0]}.{words[1]}-{number:08d}",
+                "mail": f"{words[2]}@{words[3]}.example",
+                "text": " ".join(words[4:]),
+                "scores": [chance.random() for _ in range(8)],
+                "links": [chance.randrange(number + 1) for _ in range(6)],
+                "flags": {words[4]: True, words[5]: number % 7 == 0},
+            }
+        )
+
+
 def build(target_bytes: int) -> list[dict[str, object]]:
     """Builds records until the process has grown by so much."""
-    chance = random.Random(20110601)  # noqa: S311  the same data every time
+    chance = random.Random(_SEED)  # noqa: S311  the same data every time
     records: list[dict[str, object]] = []
     begun = resident_bytes()
     while resident_bytes() - begun < target_bytes:
-        for _ in range(1000):
-            number = len(records)
-            words = chance.choices(_WORDS, k=24)
-            records.append(
-                {
-                    "id": number,
-                    "name": f"{words[0]}.{words[1]}-{number:08d}",
-                    "mail": f"{words[2]}@{words[3]}.example",
-                    "text": " ".join(words[4:]),
-                    "scores": [chance.random() for _ in range(8)],
-                    "links": [chance.randrange(number + 1) for _ in range(6)],
-                    "flags": {words[4]: True, words[5]: number % 7 == 0},
-                }
-            )
+        _more(records, chance, 1000)
     return records
+
+
+def write_down(count: int, path: str) -> None:
+    """Builds so many records, and then writes them to a file in order.
+
+    Not so many bytes of them: of a process that is swapped out it can't be told how many it has.
+    """
+    gc.disable()  # there are no cycles; looking for some would touch all of the memory again and again
+    records: list[dict[str, object]] = []
+    _more(records, random.Random(_SEED), count)  # noqa: S311  as above
+    with open(path, "w", encoding="ascii") as file:  # noqa: PTH123  as above
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 class Workload:
@@ -200,7 +222,10 @@ class Workload:
 
 
 def main() -> None:
-    """Builds, reports, and waits until standard input ends."""
+    """Builds, reports, and waits until standard input ends; with --write, writes it to a file and ends."""
+    if sys.argv[1] == "--write":
+        write_down(int(sys.argv[2]), sys.argv[3])
+        return
     records = build(int(sys.argv[1]))
     print(len(records), flush=True)
     sys.stdin.read()

@@ -94,7 +94,7 @@ class Core:
         """Takes a request.
 
         Args:
-            request: what the kernel wants.
+            request: what the kernel wants; reads are asked for by `send`, those that came together by one message.
             came: when it said so first.
             release: called when the data of a write have been read.
 
@@ -196,6 +196,10 @@ class Core:
     def waiting(self) -> bool:
         """Whether `tick` is to be called often."""
         return self._reads.waiting or (not self._remote.ready and not self._writes.idle)
+
+    def send(self) -> None:
+        """Sends what the requests that were handled since the last time want at once."""
+        self._reads.send()
 
     def pool_opened(self) -> None:
         """The remote is ready from now on."""

@@ -85,10 +85,8 @@ class Kernel:
             return False
         try:
             size = os.readv(self._descriptor, (room,))
-        except (BlockingIOError, InterruptedError):
-            return False
-        except FileNotFoundError:
-            return True  # it was taken back before it could be read
+        except (BlockingIOError, InterruptedError, FileNotFoundError):
+            return False  # the last: it was taken back before it could be read
         came = self._clock()
         request = parse(room[:size])
         unique = request.unique

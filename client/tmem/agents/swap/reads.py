@@ -1,7 +1,7 @@
 """Reads: what the kernel gets back.
 
 Owns: that a read is answered with what was last written there, or with zeros where nothing was or where it was given up, or
-fails. Readahead is one exchange: all runs of a read go into one message.
+fails. Readahead is one exchange: all runs of a read, and all reads that are there at once, go into one message.
 
 Units: nanoseconds for times, bytes for `offset` and `size`, pages otherwise.
 """
@@ -9,6 +9,7 @@ Units: nanoseconds for times, bytes for `offset` and `size`, pages otherwise.
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from tmem.client import Code, GetResult
 from tmem.wire.errors import (
@@ -21,7 +22,7 @@ from tmem.wire.errors import (
     TmemError,
     Unavailable,
 )
-from tmem.wire.limits import PAGE_BYTES
+from tmem.wire.limits import MAX_BATCH_PAGES, PAGE_BYTES
 from tmem.wire.results import Reason
 
 from .holes import FAILED, HOLE, Holes
@@ -34,6 +35,9 @@ __all__ = ["MAX_READ_PAGES", "Reads", "judge"]
 
 MAX_READ_PAGES = 32
 """The most that one read asks for when it is aligned; the mount's max_read says so to the kernel."""
+
+_TOGETHER = MAX_BATCH_PAGES // (MAX_READ_PAGES + 1)
+"""So many reads always fit into one message."""
 
 _RETRY_NANOSECONDS = 100_000_000
 _ZERO_PAGE = bytes(PAGE_BYTES)
@@ -83,9 +87,10 @@ class Reads:
         self._clock = clock
         self._waiting: deque[_Read] = deque()  # for a buffer, or for the pool
         self._retries: deque[tuple[int, _Read]] = deque()
+        self._gathered: list[tuple[_Read, list[Piece]]] = []
 
     def take(self, request: Read, came: int) -> None:
-        """Takes a request that came at a time."""
+        """Takes a request that came at a time; `send` asks for what it wants."""
         unique, offset, size = request
         size = min(size, self._size - offset)
         if size <= 0:
@@ -100,14 +105,14 @@ class Reads:
         if self._waiting or not self._remote.ready or not self._take_buffer(read):
             self._waiting.append(read)
         else:
-            self._ask(read)
+            self._look_up(read)
 
     def _take_buffer(self, read: _Read) -> bool:
         read.buffer = self._answers.take_buffer()
         return read.buffer is not None
 
-    def _ask(self, read: _Read) -> None:
-        """Finds out what each page is, and asks for those that the server may have."""
+    def _look_up(self, read: _Read) -> None:
+        """Finds out what each page is, and notes those that the server may have, to be asked for."""
         assert read.buffer is not None
         memory = read.buffer.data
         first, count = read.first, read.count
@@ -122,11 +127,28 @@ class Reads:
         if not pieces:
             self._answer(read)
             return
-        left = read.came + self._limit - self._clock()
-        if left <= 0:
+        if read.came + self._limit <= self._clock():
             self._fail(read, DeadlineExceeded("no answer came in time"))
-        else:
-            self._remote.get(pieces, left / 1e9, lambda results: self._got(read, pieces, results))
+            return
+        self._gathered.append((read, pieces))
+
+    def send(self) -> None:
+        """Asks for what was taken since the last time, by one message: readahead comes as many reads at once."""
+        while self._gathered:
+            together, self._gathered = self._gathered[:_TOGETHER], self._gathered[_TOGETHER:]
+            left = min(read.came for read, _ in together) + self._limit - self._clock()
+            if len(together) == 1:
+                ((lone, pieces),) = together
+                self._remote.get(pieces, left / 1e9, partial(self._got, lone, pieces))
+            else:
+                every = [piece for _, pieces in together for piece in pieces]
+                self._remote.get(every, left / 1e9, partial(self._got_together, together))
+
+    def _got_together(self, together: Sequence[tuple[_Read, Sequence[Piece]]], results: Sequence[GetResult]) -> None:
+        at = 0
+        for read, pieces in together:
+            self._got(read, pieces, results[at : at + len(pieces)])
+            at += len(pieces)
 
     def _between_holes(self, first: int, states: bytes, memory: memoryview) -> list[Piece]:
         """Fills the holes, and answers the rest."""
@@ -192,13 +214,15 @@ class Reads:
     def start_waiting(self) -> None:
         """Asks for what waited for a buffer or for the pool, as far as there is one now."""
         while self._waiting and self._remote.ready and self._take_buffer(self._waiting[0]):
-            self._ask(self._waiting.popleft())
+            self._look_up(self._waiting.popleft())
+        self.send()
 
     def tick(self) -> None:
         """Tries again what was to be, and fails what has waited too long."""
         now = self._clock()
         while self._retries and self._retries[0][0] <= now:
-            self._ask(self._retries.popleft()[1])
+            self._look_up(self._retries.popleft()[1])
+        self.send()
         while self._waiting and self._waiting[0].came + self._limit <= now:
             self._fail(self._waiting.popleft(), Unavailable("the pool could not be opened in time"))
 

@@ -33,6 +33,8 @@ __all__ = ["Worker", "main"]
 _ROUND = 32
 """Requests that are taken in before the server's answers are looked at."""
 _TICK_SECONDS = 0.05
+_TICK_NANOSECONDS = 50_000_000
+_GARBAGE = 1000
 _IDLE_SECONDS = 0.5
 _OPEN_AGAIN_NANOSECONDS = 200_000_000
 _STOP_SECONDS = 5.0
@@ -106,35 +108,61 @@ class Worker:
         self._core.lose(block, mask)
 
     def _turn(self) -> None:
-        core, kernel, pool = self._core, self._kernel, self._pool
+        """Waits until something happens, and does what follows from it.
+
+        A lone read costs six system calls: wait, read the request, send the get, wait, receive the answer, write the reply.
+        """
+        core, pool = self._core, self._pool
+        asked = answered = False
         for descriptor, _ in self._poll.poll(self._patience()):
-            if descriptor == self._socket.fileno():
+            if descriptor == self._descriptors.fuse:
+                asked = True
+            elif descriptor == self._descriptors.socket:
                 self._listen()
-        for _ in range(_ROUND):
-            if not kernel.receive(core.handle):
-                break
-        if kernel.full:
-            core.make_room()
-        pool.pump()
-        core.step()
-        self._register_link()
+            else:
+                answered = True
+        if asked:
+            self._take_in()
         moment = now()
         self._words[Word.HEARTBEAT] = moment
-        if moment >= self._tick_at:
-            self._tick_at = moment + int(_TICK_SECONDS * 1e9)
-            core.tick()
-            if not kernel.in_hand and gc.get_count()[0] > 1000:
-                gc.collect()
-        if not pool.ready and moment >= self._open_at:
+        late = moment >= self._tick_at
+        if answered or late:
+            pool.pump()
+        if core.busy:
+            core.step()
+            answered = True
+        if answered or late:
+            self._register_link()
+        if late:
+            self._tick(moment)
+
+    def _take_in(self) -> None:
+        """Takes in what the kernel asks, as far as it is there now: readahead comes as many reads at once."""
+        kernel, handle = self._kernel, self._core.handle
+        for _ in range(_ROUND):
+            if not kernel.receive(handle):
+                break
+        self._core.send()
+        if kernel.full:
+            self._core.make_room()
+
+    def _tick(self, moment: int) -> None:
+        self._tick_at = moment + _TICK_NANOSECONDS
+        self._core.tick()
+        if not self._kernel.in_hand and gc.get_count()[0] > _GARBAGE:
+            gc.collect()
+        if not self._pool.ready and moment >= self._open_at:
             self._open()
 
     def _patience(self) -> float:
-        """How long nothing may happen."""
-        if self._core.busy:
+        """How many seconds nothing may happen."""
+        core, pool = self._core, self._pool
+        if core.busy:
             return 0.0
-        seconds = _TICK_SECONDS if self._core.waiting or not self._pool.ready else _IDLE_SECONDS
-        timer = self._pool.next_timer()
-        return seconds if timer is None else min(seconds, max(0.0, timer - time.monotonic()))
+        if self._kernel.in_hand or core.waiting or not pool.ready:
+            return _TICK_SECONDS
+        timer = pool.next_timer()
+        return _IDLE_SECONDS if timer is None else min(_IDLE_SECONDS, max(0.0, timer - time.monotonic()))
 
     def _register_link(self) -> None:
         """Keeps what is waited for up to date; the descriptor is another one after each reconnect."""

@@ -33,7 +33,7 @@ PUNCH = 3
 class Device:
     """A core between its two ends; requests are numbered."""
 
-    def __init__(self, pages: int = PAGES, buffers: int = 20) -> None:
+    def __init__(self, pages: int = PAGES, buffers: int = 40) -> None:
         self.pool = Pool()
         self.kernel = Kernel(buffers)
         self.clock = Clock()
@@ -41,6 +41,7 @@ class Device:
         self.words = memoryview(bytearray(CONTROL_BYTES)).cast("Q")
         self.released: list[int] = []
         self.number = 0
+        self.together = False
         self.restart()
 
     def restart(self) -> None:
@@ -60,6 +61,8 @@ class Device:
         number = self.number
         request = kind(number, *fields)
         kept = self.core.handle(request, self.clock.now, lambda: self.released.append(number))
+        if not self.together:
+            self.core.send()
         if kind is Write and not kept:
             self.released.append(number)
         return number
@@ -135,6 +138,37 @@ def test_a_readahead_is_one_message_also_across_blocks(device):
     device.pool.messages.clear()
     assert device.get(508 * PAGE, 8 * PAGE) == pages(508, 8)
     assert device.pool.messages == [("get", [(508, 4), (512, 4)])]
+
+
+def test_reads_that_come_together_are_one_message(device):
+    device.put(0, pages(0, 40))
+    device.pool.messages.clear()
+    device.together = True
+    numbers = [device.read(page * PAGE, 2 * PAGE) for page in (0, 10, 100, 20)]
+    device.core.send()
+    assert device.pool.messages == [("get", [(0, 2), (10, 2), (100, 2), (20, 2)])]
+    device.work()
+    assert [device.answer(number) for number in numbers] == [pages(0, 2), pages(10, 2), bytes(2 * PAGE), pages(20, 2)]
+
+
+def test_one_that_can_t_be_had_does_not_fail_those_that_came_with_it(device):
+    device.put(0, pages(0, 40))
+    device.pool.lost.add(10)
+    device.together = True
+    numbers = [device.read(page * PAGE, 2 * PAGE) for page in (0, 10, 20)]
+    device.core.send()
+    device.work()
+    assert [device.answer(number) for number in numbers] == [pages(0, 2), errno.EIO, pages(20, 2)]
+
+
+def test_many_large_reads_are_as_many_messages_as_they_need(device):
+    device.together = True
+    numbers = [device.read(first * PAGE, 32 * PAGE) for first in range(0, 1024, 32)]
+    device.core.send()
+    device.work()
+    assert all(sum(count for _, count in parts) <= 512 for _, parts in device.pool.messages)
+    assert len(device.pool.messages) == 3
+    assert all(device.answer(number) == bytes(32 * PAGE) for number in numbers)
 
 
 def test_a_large_write_goes_out_in_steps_between_which_reads_are_taken(device):

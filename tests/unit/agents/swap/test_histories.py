@@ -106,6 +106,8 @@ class History:
             self.effects[page].append(effect)
         self.open[self.number] = (kind, request, effects, self.moment)
         self.core.handle(request, self.clock.now, lambda: None)
+        if self.number % 3:
+            self.core.send()
         self.settle()
 
     def die(self) -> None:
@@ -122,6 +124,7 @@ class History:
             if kind == "write":
                 assert isinstance(request, Write)
             self.core.handle(request, self.clock.now, lambda: None)
+        self.core.send()
         self.settle()
 
     def swallow(self, call: Call) -> None:
@@ -195,6 +198,7 @@ class History:
         elif kind == "part" and at < COUNT - 1:
             self.part(first, chance)
         elif kind == "step":
+            self.core.send()
             self.core.step()
         elif kind == "tick":
             self.clock.pass_seconds(0.3)
@@ -217,6 +221,7 @@ class History:
         self.pool.refusal = None
         for _ in range(1000):
             self.clock.pass_seconds(0.3)
+            self.core.send()
             self.core.step()
             self.pool.finish_all()
             self.core.tick()
@@ -226,6 +231,7 @@ class History:
         assert not self.open, "requests are never answered"
         for page in range(FIRST, FIRST + COUNT):
             self.read(page, 1)
+            self.core.send()
             self.pool.finish_all()
             self.settle()
         assert not self.open
