@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tmem.agents.pager.ports import AgainError, Got, NoRoomError, Put
+from tmem.agents.pager.ports import AgainError, Fault, Got, NoRoomError, Put
 from tmem.agents.pager.table import Table
-from tmem.agents.pager.uffd import Fault
 
 PAGE = 4096
 
@@ -50,7 +49,8 @@ class _Bytes:
         self._killer.tick()
         if isinstance(where, slice) and self._killer.left is not None and self._killer.left < len(value):
             part = self._killer.left
-            self._data[where.start : where.start + part] = value[:part]
+            begin = where.start or 0
+            self._data[begin : begin + part] = value[:part]
             self._killer.left = 0
             self._killer.tick()
         self._data[where] = value

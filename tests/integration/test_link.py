@@ -151,6 +151,55 @@ class TestSubmittedWork:
         assert sum(result.found for result in results) == 600
         assert len(results) == 600
 
+    def test_flushes_of_many_ranges_are_one_message(self, link: Link, pool: Pool) -> None:
+        pool.put(7, 0, bytes(extent(0, 64)))
+        pool.put(8, 5, A)
+        told = Told()
+        sent = link.counters.messages_sent
+        flushes = [*((7, page, 1) for page in range(0, 64, 2)), (8, 0, 16), (9, 0, 100)]
+        results = pool.submit_flushes(flushes, told)
+        drive_until(link, lambda: told.results)
+        assert link.counters.messages_sent - sent == 1
+        assert len(results) == 33  # of what was never stored nobody is asked
+        assert sum(result.found for result in results) == 33
+        buffer = bytearray(64 * PAGE)
+        assert pool.get_into(7, 0, buffer).pages == [Code.MISS, Code.HIT] * 32
+        pool.submit_flushes([(9, 0, 1)], told)
+        assert told.results[1] == []
+        pool.put(7, 0, bytes(extent(0, 512)))
+        pool.put(8, 0, A)
+        with pytest.raises(errors.InvalidHandle, match="512"):
+            pool.submit_flushes([*((7, page, 1) for page in range(512)), (8, 0, 1)], told)
+
+    def test_puts_are_gathered_one_by_one_and_go_by_one_message(self, link: Link, pool: Pool) -> None:
+        told = Told()
+        pool.put(1, 0, A)
+        sent = link.counters.messages_sent
+        noise = bytearray(random_page(9))
+        puts = pool.gather_puts()
+        first, second = puts.add(7, 0, A), puts.add(7, 1, noise)
+        assert puts.has_room(510)
+        assert not puts.has_room(511)
+        puts.detach()
+        noise[:] = bytes(PAGE)  # the caller's again
+        third = puts.add(9, 600, B + C)
+        assert link.counters.messages_sent == sent
+        puts.submit(told)
+        drive_until(link, lambda: told.results)
+        assert told.results == [[first, second, third]]
+        assert all(result.stored for result in told.results[0])
+        assert link.counters.messages_sent - sent == 1
+        buffer = bytearray(2 * PAGE)
+        assert pool.get_into(7, 0, buffer).hit
+        assert buffer == A + random_page(9)
+        forgotten = pool.gather_puts()
+        forgotten.add(7, 0, B)
+        del forgotten  # one that is not submitted changes nothing
+        pool.gather_puts().submit(told)
+        assert told.results[1] == []
+        assert pool.get_into(7, 0, buffer).hit
+        assert buffer[:PAGE] == A
+
 
 class TestOrder:
     @pytest.fixture

@@ -15,6 +15,7 @@ from tests.proxy import Proxy
 from tests.waiting import wait_until
 
 import tmem.client.link
+from tmem.client.link.connection import Connection
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire import errors
 
@@ -206,62 +207,136 @@ class TestBrokenConnections:
             assert pool.put(7, 0, A).stored
 
 
+class Agent:
+    """Random work on 200 pages, 64 operations in flight; every answer must be what the page then was."""
+
+    def __init__(self, link: tmem.client.link.Client, pool: tmem.client.link.Pool) -> None:
+        self._link = link
+        self._pool = pool
+        self._pages = [(text_page, random_page, mixed_page)[number % 3](number) for number in range(40)]
+        self._numbers = itertools.count()
+        self._busy: set[int] = set()
+        self.held: dict[int, bytes | None] = dict.fromkeys(range(200))
+        self.wrong: list[Any] = []
+        self.finished = 0
+
+    def work(self, count: int, disturb: Callable[[int], None]) -> None:
+        """So many operations; `disturb` is called by every turn of the loop."""
+        for turn in itertools.count():
+            while len(self._busy) < 64 and self.finished < count:
+                self._begin()
+            disturb(turn)
+            drive(self._link, 0.2)
+            if self.finished >= count and not self._busy:
+                return
+
+    def _begin(self) -> None:
+        number = next(self._numbers)
+        index = number * 37 % 200
+        if index in self._busy:
+            return
+        self._busy.add(index)
+        kind = number % 7
+        if kind < 3:
+            page = self._pages[number % 40]
+            self._pool.submit_put(7, index, page, lambda result: self._end(index, result.stored, result, page))
+        elif kind == 3:
+            self._pool.submit_flush(
+                7, index, 1, lambda results: self._end(index, not any(r.error for r in results), results, None)
+            )
+        else:
+            buffer = bytearray(PAGE)
+            expected = self.held[index]
+
+            def check(result: Any) -> None:
+                good = result.miss if expected is None else result.hit and buffer == expected
+                self._end(index, good, result, expected)
+
+            self._pool.submit_get_into(7, index, buffer, check)
+
+    def _end(self, index: int, good: bool, result: Any, page: bytes | None) -> None:
+        self.finished += 1
+        self._busy.discard(index)
+        self.held[index] = page
+        if not good:
+            self.wrong.append((index, result))
+
+
 def test_an_agents_loop_with_everything_at_once(daemon: CaptiveDaemon, pool_name: Names) -> None:
-    """Random work through cuts, 64 operations in flight; every answer must be what the pages then were."""
     with Proxy(daemon.target) as proxy, tmem.client.link.connect(proxy.target, window_batches=32) as link:
         pool = link.create_pool(pool_name())
-        pages = [(text_page, random_page, mixed_page)[number % 3](number) for number in range(40)]
-        held: dict[int, bytes | None] = dict.fromkeys(range(200))
-        busy: set[int] = set()
-        wrong: list[Any] = []
-        numbers = itertools.count()
-        finished = 0
+        agent = Agent(link, pool)
 
-        def begin() -> None:
-            number = next(numbers)
-            index = number * 37 % 200
-            if index in busy:
-                return
-            busy.add(index)
-            kind = number % 7
-            if kind < 3:
-                page = pages[number % 40]
-                pool.submit_put(7, index, page, lambda result: end(index, result.stored, result, page))
-            elif kind == 3:
-                pool.submit_flush(
-                    7, index, 1, lambda results: end(index, not any(r.error for r in results), results, None)
-                )
-            else:
-                buffer = bytearray(PAGE)
-                expected = held[index]
-
-                def check(result: Any) -> None:
-                    good = result.miss if expected is None else result.hit and buffer == expected
-                    end(index, good, result, expected)
-
-                pool.submit_get_into(7, index, buffer, check)
-
-        def end(index: int, good: bool, result: Any, page: bytes | None) -> None:
-            nonlocal finished
-            finished += 1
-            busy.discard(index)
-            held[index] = page
-            if not good:
-                wrong.append((index, result))
-
-        for turn in range(100_000):
-            while len(busy) < 64 and finished < 6000:
-                begin()
+        def cut(turn: int) -> None:
             if turn % 400 == 399:
                 proxy.cut_after(20_000 + turn, downstream=turn % 800 == 399)
-            drive(link, 0.2)
-            if finished >= 6000 and not busy:
-                break
+
+        agent.work(6000, cut)
         proxy.restore()
 
-        assert not wrong
-        assert finished >= 6000
-        assert pool.stat().pages == sum(page is not None for page in held.values())
+        assert not agent.wrong
+        assert pool.stat().pages == sum(page is not None for page in agent.held.values())
+        assert link.counters.reconnects > 0
+
+
+@pytest.mark.parametrize("method", ["receive", "flush"])
+def test_an_interrupt_between_the_socket_and_the_note_of_it_costs_the_connection_and_nothing_else(
+    daemon: CaptiveDaemon, pool_name: Names, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Or bytes would be missing from the stream, or be in it twice."""
+    with tmem.client.link.connect(daemon.target) as link:
+        pool = link.create_pool(pool_name())
+        pool.put(7, 0, A)
+        told = Told()
+        pool.submit_put(7, 1, B, told)
+        original = getattr(Connection, method)
+
+        def interrupted(self: Connection, **options: Any) -> Any:
+            original(self, **options)
+            raise KeyboardInterrupt
+
+        buffer = bytearray(PAGE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.get_into(7, 0, buffer)
+        drive_until(link, lambda: told.results)
+        assert told.results[0].stored
+        assert link.counters.reconnects == 1
+        assert pool.get_into(7, 0, buffer).hit
+        assert buffer == A
+
+
+@pytest.mark.long
+def test_a_long_life_with_many_cuts_and_hangs_takes_no_more_and_more(start_daemon: Start, pool_name: Names) -> None:
+    """Memory and descriptors, after 400 reconnects and 300 000 operations."""
+    daemon = start_daemon()
+    with Proxy(daemon.target) as proxy, tmem.client.link.connect(proxy.target, window_batches=32) as link:
+        pool = link.create_pool(pool_name())
+        agent = Agent(link, pool)
+
+        def disturb(turn: int) -> None:
+            if turn % 200 == 199:
+                proxy.cut_after(20_000 + turn % 100_000, downstream=turn % 400 == 199)
+
+        agent.work(60_000, disturb)
+        begun = resident(), descriptors()
+        agent.work(300_000, disturb)
+        ended = resident(), descriptors()
+
+        assert not agent.wrong
+        assert link.counters.reconnects > 100
+        assert ended[0] - begun[0] < 8 << 20
+        assert ended[1] <= begun[1] + 2
+        assert link.waiting == 0
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * PAGE
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_descriptors_do_not_leak_over_reconnects(start_daemon: Start, pool_name: Names) -> None:
@@ -269,11 +344,11 @@ def test_descriptors_do_not_leak_over_reconnects(start_daemon: Start, pool_name:
     with Proxy(daemon.target) as proxy, tmem.client.link.connect(proxy.target) as link:
         pool = link.create_pool(pool_name())
         pool.put(7, 0, A)
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before = descriptors()
         for _ in range(10):
             proxy.cut_after(1)
             assert pool.put(7, 0, B).stored
         drive(link, 0.0)
         assert link.generation >= 10
         # The proxy's own two of the last connection are among those before.
-        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+        assert descriptors() <= before + 1

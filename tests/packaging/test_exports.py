@@ -9,6 +9,7 @@ import textwrap
 
 import pytest
 
+import tmem.agents.pager
 import tmem.client
 import tmem.client.aio
 import tmem.client.link
@@ -17,7 +18,7 @@ import tmem.client.testing
 import tmem.wire
 
 WIRE = [importlib.import_module(f"tmem.wire.{found.name}") for found in pkgutil.iter_modules(tmem.wire.__path__)]
-CLIENT = [tmem.client, tmem.client.aio, tmem.client.link, tmem.client.sync, tmem.client.testing]
+CLIENT = [tmem.agents.pager, tmem.client, tmem.client.aio, tmem.client.link, tmem.client.sync, tmem.client.testing]
 FACED = ("Client", "Pool", "Batch")
 
 

@@ -9,9 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from tests.conftest import skip_or_fail
 
 import tmem.client
 import tmem.client.aio
+from tmem.agents.pager.uffd import probe_features
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -152,8 +154,16 @@ def test_documented_commands_and_flags_exist(line):
         assert flag.split("=")[0] in help_text.stdout
 
 
-def test_the_readme_s_python_runs_as_it_stands(start_daemon):
-    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+PYTHON = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=["client", "far-memory"])
+def test_the_readme_s_python_runs_as_it_stands(start_daemon, block):
+    if "FarMemory" in block:
+        try:
+            probe_features()
+        except OSError as error:
+            skip_or_fail(f"userfaultfd can't be used: {error}")
     daemon = start_daemon()
     assert "127.0.0.1:8636" in block
     done = run(sys.executable, "-c", block.replace("127.0.0.1:8636", daemon.target))

@@ -97,6 +97,7 @@ class Hogging:
     def __init__(self, library: Path, **options: Any) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.agents.pager.hogging", str(library), json.dumps(options)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
             text=True,
@@ -124,12 +125,15 @@ class Hogging:
         """Kills the agent, once it has served a little."""
         stats = self.read()
         agent, faults = stats["agent"], stats["faults"]
-        now = self.until(lambda line: line["faults"] > faults + 100)
+        now = self.until(lambda line: line["faults"] > faults + 20)
         os.kill(now["agent"], signal.SIGKILL)
         self.until(lambda line: line["agent"] != agent)
 
     def result(self) -> dict[str, Any]:
-        """What it found."""
+        """Ends it; answers what it found."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
         while self.read():
             pass
         assert self.process.wait(30) == 0, self.last
@@ -138,9 +142,7 @@ class Hogging:
     def close(self) -> None:
         """Ends it."""
         self.process.kill()
-        self.process.wait(30)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.process.communicate()
 
 
 @pytest.fixture
@@ -149,7 +151,7 @@ def start_hog(hog_library: Path) -> Iterator[Callable[..., Hogging]]:
     started: list[Hogging] = []
 
     def start(**options: Any) -> Hogging:
-        hog = Hogging(hog_library, **{"threads": 4, "pattern": 2, "seed": 1} | options)
+        hog = Hogging(hog_library, **{"threads": 4, "pattern": 2, "seed": 1, "seconds": 600.0} | options)
         started.append(hog)
         return hog
 

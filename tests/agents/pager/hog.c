@@ -53,6 +53,9 @@ static uint64_t mix(uint64_t value) {
     return value ^ value >> 31;
 }
 
+/* Ends the hog early. */
+volatile int hog_stop;
+
 /* The word at a place of a page after a given writing; pages differ in how well they compress. */
 static uint64_t word(uint64_t page, uint64_t writing, size_t at) {
     uint64_t kind = mix(page * 31 + writing) % 4;
@@ -97,7 +100,7 @@ static void *work(void *argument) {
     struct hog *hog = worker->hog;
     uint64_t state = mix(hog->seed * 977 + (uint64_t)worker->number + 1);
     size_t next = hog->pages / (size_t)hog->threads * (size_t)worker->number;
-    while (now_ns() < hog->until_ns) {
+    while (!hog_stop && now_ns() < hog->until_ns) {
         state = mix(state + 0x9e3779b97f4a7c15u);
         int sequential = hog->pattern == 1 || (hog->pattern == 2 && (worker->operations / 4096) % 2);
         size_t page = sequential ? next : (size_t)(state % hog->pages);

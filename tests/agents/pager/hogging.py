@@ -2,7 +2,7 @@
 
     python -m tests.agents.pager.hogging LIBRARY OPTIONS      OPTIONS: JSON for FarMemory, and seconds, threads, pattern, seed
 
-It prints a line of JSON five times a second, how far it is, and one at the end, what it found.
+It prints a line of JSON ten times a second, how far it is, and one at the end, what it found. A line on its standard input ends it.
 """
 
 import ctypes
@@ -24,7 +24,8 @@ class Report(ctypes.Structure):
 def main(library: str, options: str) -> int:
     settings = json.loads(options)
     seconds, threads, pattern, seed = (settings.pop(name) for name in ("seconds", "threads", "pattern", "seed"))
-    hog = ctypes.CDLL(library).hog
+    loaded = ctypes.CDLL(library)
+    hog = loaded.hog
     hog.argtypes = (
         *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_double, ctypes.c_int, ctypes.c_int, ctypes.c_uint64),
         ctypes.POINTER(Report),
@@ -35,10 +36,16 @@ def main(library: str, options: str) -> int:
     with FarMemory(size, **settings) as far:
 
         def tell() -> None:
-            while not done.wait(0.2):
+            while not done.wait(0.1):
                 print(json.dumps(far.stats()), flush=True)
 
-        teller = threading.Thread(target=tell)  # it touches no far memory, and the hog does not hold the lock
+        def listen() -> None:
+            sys.stdin.readline()
+            ctypes.c_int.in_dll(loaded, "hog_stop").value = 1
+
+        # They touch no far memory, and the hog does not hold the lock.
+        threading.Thread(target=listen, daemon=True).start()
+        teller = threading.Thread(target=tell)
         teller.start()
         status = int(hog(kernel.address_of(far), size, seconds, threads, pattern, seed, ctypes.byref(report)))
         done.set()

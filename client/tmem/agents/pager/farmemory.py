@@ -30,7 +30,7 @@ from .workingset import read_runs, write_runs
 
 __all__ = ["FarMemory"]
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _CALL_SECONDS = 30.0
 _END_SECONDS = 15.0
 _MADV_DOFORK = 11

@@ -39,6 +39,7 @@ _LAST_WORDS_SECONDS = 10.0  # for the agent of a program that has ended: it dest
 _SERVED_SECONDS = 2.0  # an agent that has served for so long did not die of its start, or of the first thing it met
 _PAUSE_SECONDS = 0.5  # between agents that did
 _LEAST_TRYING_SECONDS = 10.0
+_START_SECONDS = 60.0  # for an agent to reach its targets
 
 
 class Holder:
@@ -97,8 +98,10 @@ class Holder:
                 now = time.monotonic()
                 if self._region.beat != beat:
                     beat, seen = self._region.beat, now
-                elif watchdog and now - seen > watchdog and self._region.agent == agent.pid:
-                    log.error("agent %d gives no sign of life for %g s: it is killed", agent.pid, watchdog)
+                    continue
+                patience = watchdog if self._region.agent == agent.pid else max(watchdog, _START_SECONDS)
+                if watchdog and now - seen > patience:
+                    log.error("agent %d gives no sign of life for %g s: it is killed", agent.pid, patience)
                     return -9
         finally:
             os.close(pidfd)

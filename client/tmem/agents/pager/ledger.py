@@ -7,6 +7,7 @@ Units: units.
 """
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 
 from .ports import AgainError, Memory, Remote
@@ -125,11 +126,9 @@ class Ledger:
             return []
 
     def unprotect(self, first: int, count: int) -> None:
-        """As the memory's, at once or later."""
-        try:
+        """As the memory's, as far as that can be: what stays protected is let go of by the next write to it."""
+        with suppress(AgainError):
             self.memory.unprotect(first, count)
-        except AgainError:
-            self.again.append(("unprotect", first, count))
 
     def poison(self, first: int, count: int) -> None:
         """As the memory's, at once or later."""

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ DEFAULT_THRESHOLD = 1 << 20
 _OFFER = struct.Struct("<6Q")  # version, size, unit, least, features, where the freed marks are
 _ACCEPTANCE = struct.Struct("<2Q")  # base, process id
 _VERSION = 1
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _END_SECONDS = 15.0
 _RATIO_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
@@ -144,8 +144,8 @@ class PagedProgram:
         undo.enter_context(self._down)
         directory = self._down.enter_context(tempfile.TemporaryDirectory(prefix="tmem-run-"))
         self._socket = self._down.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        path = f"{directory}/pager.sock"
-        self._socket.bind(path)
+        self._path = f"{directory}/pager.sock"
+        self._socket.bind(self._path)
         self._socket.listen(16)
         self._stop = self._down.enter_context(_Flag())
         before = os.environ.get("LD_PRELOAD")
@@ -154,7 +154,7 @@ class PagedProgram:
             env=os.environ
             | {
                 "LD_PRELOAD": str(preload) if not before else f"{preload}:{before}",
-                "TMEM_PAGER_SOCKET": path,
+                "TMEM_PAGER_SOCKET": self._path,
                 "TMEM_PAGER_THRESHOLD": str(threshold),
             },
         )
@@ -335,10 +335,18 @@ class PagedProgram:
     # ---- The end ----
 
     def _end(self) -> None:
-        """Ends what is left of the program, and nobody gets a region any more."""
+        """Ends what is left of the program, its children too, and nobody gets a region any more."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        while left := list(_processes_with(f"TMEM_PAGER_SOCKET={self._path}")):
+            for pidfd in left:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(_END_SECONDS * 1000)
+                os.close(pidfd)
         self._stop.set()
         self._giver.join()
         for helper in self._helpers:
@@ -355,6 +363,26 @@ def _in_memory(count: dict[State, int]) -> int:
 
 def _per_mib(messages: int, pages: int) -> float | None:
     return messages / (pages / 256) if pages else None
+
+
+def _processes_with(setting: str) -> Iterator[int]:
+    """Pidfds of the living processes that were started with a setting in their environment."""
+    wanted = setting.encode()
+    for each in Path("/proc").iterdir():
+        if not each.name.isdecimal():
+            continue
+        try:
+            pidfd = os.pidfd_open(int(each.name))
+        except OSError:
+            continue
+        try:
+            found = wanted in (each / "environ").read_bytes().split(b"\0")  # of a zombie it is empty
+        except OSError:
+            found = False
+        if found:
+            yield pidfd
+        else:
+            os.close(pidfd)
 
 
 class _Flag:

@@ -10,10 +10,10 @@ The errors here never leave the pager: they steer it. What programs and operator
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, IntFlag
 from typing import Protocol
 
-__all__ = ["AgainError", "Gathering", "GoneError", "Got", "Memory", "NoRoomError", "Put", "Remote"]
+__all__ = ["AgainError", "Fault", "Gathering", "GoneError", "Got", "Memory", "NoRoomError", "Put", "Remote"]
 
 
 class AgainError(Exception):
@@ -26,6 +26,14 @@ class GoneError(Exception):
 
 class NoRoomError(Exception):
     """No page can be had for this unit now; nothing was changed."""
+
+
+class Fault(IntFlag):
+    """How a page was touched, in the kernel's numbers: neither WP nor MINOR = it was not there."""
+
+    WRITE = 1
+    WP = 2  # a write to a protected page
+    MINOR = 4  # it is in the file, and not mapped
 
 
 class Put(Enum):

@@ -18,7 +18,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import tmem.client.link
 from tmem.client import Code, FlushResult, GetResult, PutResult, SharedPresence
@@ -39,10 +39,15 @@ _TELL_SECONDS = 60.0  # a target that is full is full for long
 _SILENT_SECONDS = 1.0  # an answer that takes longer than this makes the next target worth trying
 _RETRY_SECONDS = 2.0
 _PROBE_SECONDS = 5.0
+_RESOLVE_SECONDS = 60.0
 _CALL_SECONDS = 5.0
+_CONNECT_SECONDS = 3.0
 _CHUNK_PAGES = 4  # of a pool of 4 KiB pages: a lone fault expands no more than this
 
 _GOT = {Code.HIT: Got.HIT, Code.MISS: Got.LOST, Code.LOST: Got.LOST, Code.CORRUPT: Got.CORRUPT}
+
+
+_Where = tuple[int, Any]  # an address family, and an address of it
 
 
 class _Waiting:
@@ -82,6 +87,8 @@ class _Server:
         self.tell_at = 0.0
         self.asked: dict[int, float] = {}
         self.waiting: deque[_Waiting] = deque()
+        self.where: _Where | None = None
+        self.resolved_at = 0.0
         self.probe: socket.socket | None = None
         self.probes = 0
         self.probe_until = 0.0
@@ -122,6 +129,7 @@ class Targets:
     def open(self) -> int:
         """Reaches all that can be reached now; answers how many. `errors` says why the others can't."""
         for server in self._servers:
+            server.where = _resolve(server.target.address)
             try:
                 self._reach(server)
             except TmemError as error:
@@ -138,7 +146,7 @@ class Targets:
             name=f"{settings.name}[{os.getpid()}]",
             read_timeout=settings.deadline,
             write_timeout=settings.write_deadline,
-            connect_timeout=_CALL_SECONDS,
+            connect_timeout=_CONNECT_SECONDS,
             call_timeout=_CALL_SECONDS,
         )
         try:
@@ -222,7 +230,12 @@ class Targets:
     def _knock(self, server: _Server) -> None:
         """Tries to reach a target without waiting: only a target that takes a connection is worth a call that waits."""
         if server.probe is None:
-            server.probe = _probe(server.target.address)
+            if server.where is None and self.now >= server.resolved_at + _RESOLVE_SECONDS:
+                server.resolved_at = self.now
+                server.where = _resolve(
+                    server.target.address
+                )  # this may wait, for a name that nobody knew at the start
+            server.probe = None if server.where is None else _probe(*server.where)
             server.probes += 1
             server.probe_until = self.now + _PROBE_SECONDS
             server.retry_at = self.now + _RETRY_SECONDS
@@ -372,20 +385,21 @@ class _Puts:
         self._puts.submit(answered)
 
 
-def _probe(address: str) -> socket.socket | None:
-    """A connection being made; None if that fails at once."""
+def _resolve(address: str) -> _Where | None:
+    """Where a target is; None if that can't be found out now."""
+    if address.startswith("unix:"):
+        return socket.AF_UNIX, address.removeprefix("unix:")
+    host, _, port = address.rpartition(":")
     try:
-        if address.startswith("unix:"):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            where: str | tuple[str, int] = address.removeprefix("unix:")
-        else:
-            host, _, port = address.rpartition(":")
-            host = host.strip("[]")
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-            where = (host, int(port))
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return None
+    return found[0][0], found[0][4]
+
+
+def _probe(family: int, where: Any) -> socket.socket | None:
+    """A connection being made; None if that fails at once."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.connect(where)
     except BlockingIOError:

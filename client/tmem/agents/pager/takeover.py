@@ -23,6 +23,7 @@ from .table import Flag, State
 
 __all__ = ["take_over"]
 
+_REMOTE = bytes((State.REMOTE,))
 _SEEN = bytes(value & ~Flag.HIDDEN for value in range(256))
 _POISONED = bytes(bool(value & Flag.POISONED) for value in range(256))
 
@@ -96,6 +97,11 @@ def _owe_copies(ledger: Ledger, owed: Owed, now: float) -> None:
     states, targets, pages = ledger.table.states, ledger.table.targets, ledger.unit_pages
     for target in range(ledger.remote_port.targets):
         for page, count in ledger.remote_port.held(target):
-            for unit in range(page // pages, (page + count - 1) // pages + 1):
+            first, end = page // pages, (page + count - 1) // pages + 1
+            # Nearly all that a target holds is as it should be: that is seen a run at a time.
+            length = end - first
+            if states[first:end] == _REMOTE * length and targets[first:end] == bytes((target,)) * length:
+                continue
+            for unit in range(first, end):
                 if states[unit] != State.REMOTE or targets[unit] != target:
                     owed.add(target, unit, 1, now)

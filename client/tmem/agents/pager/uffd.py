@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from tmem.wire.errors import InvalidOption
 
-from .ports import AgainError, GoneError
+from .ports import AgainError, Fault, GoneError
 
 __all__ = [
     "DEVICE",
@@ -103,14 +103,6 @@ class Event(IntEnum):
     REMAP = 0x14
     REMOVE = 0x15
     UNMAP = 0x16
-
-
-class Fault(IntFlag):
-    """How a page was touched."""
-
-    WRITE = 1
-    WP = 2
-    MINOR = 4
 
 
 class Message(NamedTuple):

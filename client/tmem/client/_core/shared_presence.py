@@ -47,33 +47,19 @@ def _blocks(pages: int) -> int:
 
 
 class _SharedBlock:
-    """A `Block` of a shared map: its present state, not a copy."""
+    """A `Block` of a shared map: its masks as they were when it was asked for, and its CRCs as they are."""
 
-    __slots__ = ("_map", "_number")
+    __slots__ = ("crcs", "stored", "uncertain", "with_crc")
 
     def __init__(self, owner: "SharedPresence", number: int) -> None:
-        self._map = owner
-        self._number = number
-
-    @property
-    def stored(self) -> int:
-        return self._map._stored.get(self._number)  # noqa: SLF001
-
-    @property
-    def uncertain(self) -> int:
-        return self._map._uncertain.get(self._number)  # noqa: SLF001
-
-    @property
-    def with_crc(self) -> int:
-        return self._map._with_crc.get(self._number)  # noqa: SLF001
-
-    @property
-    def crcs(self) -> "memoryview[int]":
-        return self._map._crcs[self._number * BLOCK_PAGES : (self._number + 1) * BLOCK_PAGES]  # noqa: SLF001
+        self.stored = owner._stored.get(number)  # noqa: SLF001  a part of its owner
+        self.uncertain = owner._uncertain.get(number)  # noqa: SLF001
+        self.with_crc = owner._with_crc.get(number)  # noqa: SLF001
+        self.crcs = owner._crcs[number * BLOCK_PAGES : (number + 1) * BLOCK_PAGES]  # noqa: SLF001
 
     def checksums(self, first: int, count: int) -> "array[int]":
-        begin = self._number * BLOCK_PAGES + first
-        return array("I", self._map._crcs[begin : begin + count])  # noqa: SLF001
+        """The CRCs of pages first .. first + count - 1 as they are now."""
+        return array("I", self.crcs[first : first + count])
 
 
 class _Bitmap:

@@ -96,6 +96,11 @@ class Client(BlockingClient):
         """Whether to wait for the descriptor to become writable too."""
         return self._link.transport.wants_write
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for credit or a free handle; each holds what it will send."""
+        return self._link.waiting
+
     def next_timer(self) -> float | None:
         """When `pump` must be called at the latest, by time.monotonic: heartbeats, deadlines, the next attempt to connect."""
         return self._link.next_timer()

@@ -195,6 +195,11 @@ class Stream:
             return False
         return self._admit(operation)
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for credit or a free handle."""
+        return len(self._waiting)
+
     def _is_congested(self) -> bool:
         return self.transport.unsent > _MAX_UNSENT_BYTES
 

@@ -207,6 +207,9 @@ class Transport:
             connection.flush()
         except OSError as error:
             self.lose(self._dialer.translate(error))
+        except BaseException:
+            self._lose_track()
+            raise
 
     def receive(self, *, wait: bool) -> bool:
         """Takes what has arrived; answers whether anything has.
@@ -239,7 +242,14 @@ class Transport:
         except ProtocolError as error:
             log.warning("the connection to %s is of no use: %s", self._target, error)
             self.lose(error)
+        except BaseException:
+            self._lose_track()
+            raise
         return arrived
+
+    def _lose_track(self) -> None:
+        """Something (an interrupt, most likely) came between what the socket did and the note of it: nobody knows where the stream is."""
+        self.lose(Unavailable(f"{self._target} can't be reached: the connection was interrupted"))
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Message):

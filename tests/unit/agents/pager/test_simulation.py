@@ -3,7 +3,6 @@ reads what it wrote, or gets SIGBUS where a loss was planted. Never anything els
 """
 
 import random
-from collections import deque
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ class World:
         self.version = 0
         self.crashes = 0
         self.evicted_before = 0
-        self.told: deque[tuple[str, int, int]] = deque()
+        self.dead_for = 0  # turns until the next agent starts; the program goes on with what it can see
         self.agent: Pager
         self.start()
 
@@ -132,6 +131,11 @@ class World:
 
     def turn(self) -> None:
         """The agent's loop, once round."""
+        if self.dead_for:
+            self.dead_for -= 1
+            if not self.dead_for:
+                self.start_again()
+            return
         try:
             messages = self.kernel.read(self.chance.choice((1, 4, 16)))
             removals = [(unit, count) for kind, unit, count in messages if kind == "remove"]
@@ -143,7 +147,7 @@ class World:
 
     def answer(self, *, refusals: float, losses: float) -> None:
         """A target answers something."""
-        choices = self.remote.choices()
+        choices = [] if self.dead_for else self.remote.choices()
         if not choices:
             return
         each = self.chance.choice(choices)
@@ -168,23 +172,28 @@ class World:
             self.dies()
 
     def dies(self) -> None:
-        """Another agent takes over; it may be killed at once too."""
+        """The agent is dead; another one will take over."""
         self.crashes += 1
         self.evicted_before += self.agent.figures.evicted
         self.remote.forget_agent(self.chance)
-        while True:
-            try:
-                self.start()
-                return
-            except Crash:
-                self.remote.forget_agent(self.chance)
+        self.killer.left = None
+        self.dead_for = self.chance.randrange(1, 12)
+
+    def start_again(self) -> None:
+        """Another agent takes over; it may be killed while it does."""
+        if self.crashes % 3 == 0:
+            self.killer.left = self.chance.randrange(400)
+        try:
+            self.start()
+        except Crash:
+            self.dies()
 
     # ---- A run ----
 
     def run(self, turns: int, *, kills: float = 0.0, refusals: float = 0.0, losses: float = 0.0) -> None:
         for _ in range(turns):
             self.now += self.chance.choice((0.0, 0.0005, 0.002))
-            if kills and self.killer.left is None and self.chance.random() < kills:
+            if kills and not self.dead_for and self.killer.left is None and self.chance.random() < kills:
                 self.killer.left = self.chance.randrange(120)
             if refusals and self.chance.random() < 0.01:
                 target = self.chance.randrange(self.remote.targets)
@@ -205,6 +214,9 @@ class World:
     def settle(self) -> None:
         """No more trouble: everybody who waits gets on, and what is owed is paid."""
         self.killer.left = None
+        while self.dead_for:
+            self.turn()
+            self.killer.left = None
         self.remote.up = [True] * self.remote.targets
         for _ in range(20_000):
             self.now += 0.002
@@ -238,13 +250,16 @@ class World:
                 if unit not in self.expected_losses:  # what is corrupt is left for who looks into it
                     assert self.table.states[unit] == State.REMOTE, (page, self.table.state(unit))
                     assert self.table.targets[unit] == target
+        for unit in range(self.units):
+            here = self.table.states[unit] in {State.RESIDENT, State.EVICTING}
+            assert here or not self.kernel.present[unit], f"unit {unit} takes memory: {self.table.state(unit)}"
         ledger = self.agent.ledger
         counted = (ledger.resident, ledger.remote, ledger.evicting)
         ledger.count_again()
         assert counted == (ledger.resident, ledger.remote, ledger.evicting)
 
 
-SHORT = range(12)
+SHORT = range(6)
 
 
 @pytest.mark.parametrize("seed", SHORT)
@@ -292,11 +307,11 @@ def test_everything_at_once(seed: int) -> None:
     world.verify()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_huge_pages_and_a_pool_of_them_that_runs_empty(seed: int) -> None:
     world = World(seed, units=10, limit=6, pages=Pages.HUGETLB, sampling=False)
     world.kernel.room = 5  # less than the limit
-    world.run(4000, kills=0.005)
+    world.run(3000, kills=0.005)
     world.settle()
     assert world.evicted_before + world.agent.figures.evicted > 5
     world.verify()
