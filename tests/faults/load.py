@@ -152,9 +152,17 @@ class Load:
     def learn(self, slot: Slot, may: set[int], losing: int) -> None:
         """Something became known of a slot by an operation that began when so many losses had begun."""
         slot.may = set(may)
+        slot.losses = self.losses
+        self.doubt(slot, losing)
+
+    def doubt(self, slot: Slot, losing: int) -> None:
+        """Adds that the slot may be lost, if memory was lost since so many losses had begun; those are taken into account with that.
+
+        What was done meanwhile may have been done by the server that lost its memory, or by the one that came after it.
+        """
         if losing != self.losses or self._losing != self.losses:
             slot.may |= {LOST}
-        slot.losses = self.losses
+            slot.losses = self._losing
 
     @property
     def begun_losses(self) -> int:
@@ -297,6 +305,7 @@ class _Worker:
         elif outcome == Outcome.UNKNOWN:
             self.load.age(slot)
             slot.may |= {base, ABSENT}
+            self.load.doubt(slot, losing)
 
     def flush_answered(self, slot: Slot, error: TmemError | None, losing: int) -> None:
         """Learns what a flush has left."""

@@ -30,6 +30,22 @@ def restart(old: CaptiveDaemon, start_daemon: Start, *arguments: str) -> Captive
     return start_daemon(*arguments, listen=old.target)
 
 
+class TestSlowEndpoints:
+    def test_a_server_that_is_slow_to_greet_is_connected_to(
+        self, face: Face, start_daemon: Start, pool_name: Names
+    ) -> None:
+        # 100 ms of round trip, or a busy machine, are no reason to call a server unreachable.
+        with Proxy(start_daemon().target) as proxy:
+            proxy.block(down=True)
+            later = threading.Timer(0.7, proxy.block)
+            later.start()
+            with face.connect(proxy.target) as client:
+                pool = client.create_pool(pool_name())
+                pool.put(1, 0, A)
+                assert pool.get_into(1, 0, bytearray(PAGE)).hit
+            later.join()
+
+
 class TestServerLoss:
     def test_a_server_back_without_its_data_answers_lost_and_miss_and_takes_puts(
         self, face: Face, start_daemon: Start, pool_name: Names

@@ -499,8 +499,8 @@ MUTANTS = (
     Mutant(
         "a page whose put was refused is punched",
         f"{_PAGER}/evictions.py",
-        "        if put is Put.STORED:\n",
-        "        if put is not None:\n",
+        "stored=all(part is Put.STORED for part in parts)",
+        "stored=all(part is not None for part in parts)",
         statement(71),
     ),
     Mutant(

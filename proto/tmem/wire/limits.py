@@ -95,7 +95,9 @@ def client_channel_options() -> list[tuple[str, int | str]]:
         ("grpc.use_local_subchannel_pool", 1),
         # An endpoint that came back must be used within two seconds.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # No pause, whatever its name: how long one attempt may take, with the server's first answer. Far and busy servers need more than
+        # a moment; and in these two seconds the kernel asks twice, so a silent endpoint is asked every second all the same.
+        ("grpc.min_reconnect_backoff_ms", 2_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Replay is ours: it knows what is settled, gRPC does not.
         ("grpc.enable_retries", 0),

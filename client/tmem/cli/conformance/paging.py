@@ -95,6 +95,10 @@ class Program:
         """Makes sure that there is memory for a unit."""
         self._take_room(unit)
 
+    def missing(self, first: int, count: int) -> Sequence[int]:
+        """Units that are not there."""
+        return [unit for unit in range(first, first + count) if not self._there[unit]]
+
     def punch(self, first: int, count: int) -> None:
         """Gives memory back."""
         for unit in range(first, first + count):
