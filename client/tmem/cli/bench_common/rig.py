@@ -5,6 +5,7 @@ Owns: that everything started or written by a run ends with it: processes, tempo
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ __all__ = [
 
 MIB = 1 << 20
 _END_SECONDS = 20.0
+_ANSWER_SECONDS = 300.0
 _REST_SAMPLES = 8
 
 
@@ -90,9 +92,9 @@ class Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             process_group=0,
-            text=True,
         )
         self._name = module.rpartition(".")[2]
+        self._heard = b""
         try:
             self.tell(**arguments)
         except BaseException:
@@ -107,19 +109,25 @@ class Program:
     def tell(self, **arguments: Any) -> None:
         """Sends it a line."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.write(json.dumps(arguments).encode() + b"\n")
         self._process.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
         """Its next line.
 
         Raises:
-            ChildProcessError: it ended.
+            ChildProcessError: it ended, or says nothing for minutes.
         """
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ChildProcessError(f"the helper program {self._name!r} ended with status {self._process.wait()}")
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._heard:
+            if not select.select([descriptor], [], [], _ANSWER_SECONDS)[0]:
+                raise ChildProcessError(f"the helper program {self._name!r} said nothing for {_ANSWER_SECONDS:g} s")
+            received = os.read(descriptor, 1 << 20)
+            if not received:
+                raise ChildProcessError(f"the helper program {self._name!r} ended with status {self._process.wait()}")
+            self._heard += received
+        line, _, self._heard = self._heard.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

@@ -59,7 +59,7 @@ def print_report(report: Report) -> None:
         print_table(
             f"{name}, measured in {seconds:.0f} s",
             ["", "goal", "measured", "spread", ""],
-            map(table_row, figures),
+            [table_row(figure) for figure in figures if not figure.detail],
             notes=skipped,
         )
     with_goal = report.with_goal
