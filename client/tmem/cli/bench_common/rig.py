@@ -120,8 +120,10 @@ class Program:
         """
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        waiting = select.poll()  # select itself can't where there are more than a thousand descriptors
+        waiting.register(descriptor, select.POLLIN)
         while b"\n" not in self._heard:
-            if not select.select([descriptor], [], [], _ANSWER_SECONDS)[0]:
+            if not waiting.poll(_ANSWER_SECONDS * 1000):
                 raise ChildProcessError(f"the helper program {self._name!r} said nothing for {_ANSWER_SECONDS:g} s")
             received = os.read(descriptor, 1 << 20)
             if not received:

@@ -18,7 +18,7 @@ from tmem.cli.bench_common.servers import Rival
 
 from .data import mixed
 from .peers import PEERS
-from .rig import Rig, Servers, Worker
+from .rig import Rig, Servers, Worker, place
 from .together import Load, p99s, work_together
 
 __all__ = ["measure"]
@@ -160,9 +160,8 @@ def _crowd(rig: Rig, servers: Servers, pages: str, peers: list[str], count: int)
             crowd.append(stack.enter_context(worker))
         for worker in crowd:
             worker.hear()
-        if rig.client_cpu is not None:
-            for worker in crowd:
-                worker.work("pin", cpu=rig.client_cpu)
+            if rig.client_cpu is not None:
+                place(worker.pid, {rig.client_cpu})
         for store in ("link", *peers):
             rig.say(f"clients: filling {store}")
             for worker in crowd:

@@ -103,7 +103,7 @@ def peers(
     All servers are its own, on the loopback, on one CPU; clients are on another. Everything is taken in turn in one run; medians count, spreads are
     printed. A peer that is not installed is not run, and the report says so: pip install 'tmem[bench]' has their clients.
 
-    Exit status 1: a page was refused, lost or wrong; a missed goal of speed or size is none.
+    Exit status 1: a page was refused, lost or wrong, or a measurement broke off; a missed goal of speed or size is none.
     """
     if find_spec("tmem.server") is None or find_spec("pydantic") is None:
         fail("this needs the server: pip install 'tmem[cli,server]'", 1)
@@ -132,7 +132,7 @@ def peers(
         def make_rig(say: Callable[[str], None]) -> Rig:
             return Rig(sizes, directory, say, shards=shards, shards_capped=not no_cap, layers=layers)
 
-        rig = measure(make_rig, measurements)
+        rig = measure(make_rig, measurements, go_on=True)
         found = rig.report
         found.about |= about | {"quick": quick, "shrink": shrink, "cpus": rig.cpus}
         found.about |= {"server_cpu": rig.server_cpu, "client_cpu": rig.client_cpu, "sizes": sizes.json()}
@@ -145,8 +145,9 @@ def peers(
         print_json(found.json())
     else:
         print_report(found)
-    if found.broken:
-        fail("; ".join(str(figure) for figure in found.broken), 1)
+    wrong = [*found.failed.values(), *map(str, found.broken)]
+    if wrong:
+        fail("; ".join(wrong), 1)
 
 
 def _measurements() -> "dict[str, Callable[[Rig], None]]":

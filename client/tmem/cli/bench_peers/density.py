@@ -46,7 +46,7 @@ def measure(rig: Rig) -> None:
         rig.say("density: comparing")
         bad = sum(_differing(pools[data.name, unit], data) for data in sets for unit in _UNITS)
     _report(rig, sets, put, rest)
-    rig.report.add("density_bad_pages", "pages that are not what was put", bad, exactly(0))
+    rig.report.add("density_bad_pages", "density: pages that are not what was put", bad, exactly(0))
 
 
 def _put(client: Client, data: DataSet, name: str, chunk_pages: int) -> Pool:

@@ -61,6 +61,7 @@ def page(rig: Rig) -> str:
         f"<p class=quiet>{_text(_subtitle(report.about))}</p>",
         f"<h2>Goals: {met} of {len(goals)} met</h2>",
         _table(["", "goal", "measured", "spread", ""], [table_row(figure) for figure in goals]),
+        *(f"<p class=missed>{_text(reason)}</p>" for reason in report.failed.values()),
         *(f"<p class=quiet>{_text(reason)}</p>" for reason in report.not_run.values()),
         "<h2>Plots</h2>",
         *(f"<figure><figcaption>{_text(title)}</figcaption>{svg}</figure>" for title, svg in draw(rig.series)),

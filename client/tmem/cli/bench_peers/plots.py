@@ -12,6 +12,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from tmem.cli.bench_common.figures import percentile
 
 from .rig import Series
 
@@ -25,6 +28,7 @@ _SETTINGS: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -113,6 +117,13 @@ def _latencies(axes: Axes, latencies: Mapping[str, Sequence[float]]) -> None:
         shares = [*(number / len(ordered) for number in range(0, len(ordered), step)), 1.0]
         axes.plot(points, shares, label=label, **styles[label])
     axes.set_xscale("log")
+    # Up to where nearly all are; what one in a thousand took may be ten times as much, and is in the tables.
+    most = max(percentile(values, 99.5) for values in latencies.values())
+    least = min(min(values) for values in latencies.values())
+    axes.set_xlim(least * 0.9, most * 1.1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("microseconds")
     axes.set_ylabel("share of gets")
     axes.set_ylim(0, 1)
@@ -128,6 +139,9 @@ def _rates_by(rates: Mapping[str, Mapping[int, float]], across: str) -> Callable
         axes.set_yscale("log")
         ticks = sorted({number for points in rates.values() for number in points})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(across)
         axes.set_ylabel("pages/s")
         _legend(axes)
@@ -147,6 +161,7 @@ def _density(axes: Axes, density: Mapping[str, Mapping[str, float]]) -> None:
             axes.text(value + 20, at, f"{value:,.0f}", va="center", fontsize=7)
     middle = (len(labels) - 1) / 2
     axes.set_yticks([-(group * step + middle) for group in range(len(density))], list(density))
+    axes.margins(x=0.12)
     axes.set_xlabel("bytes a page of 4096")
     axes.grid(visible=False, axis="y")
     _legend(axes)

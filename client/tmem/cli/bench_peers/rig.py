@@ -328,7 +328,7 @@ class Rig(rig.Rig):
 
     @contextmanager
     def workers(self, servers: Servers, pages: str, stores: dict[str, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
-        """Workers on the client's CPU, by name.
+        """Workers, by name, on the client's CPU from the time when they have started.
 
         Args:
             servers: that they work with.
@@ -337,12 +337,13 @@ class Rig(rig.Rig):
         """
         with ExitStack() as stack:
             started = {}
-            with self.on_cpu(self.client_cpu):
-                for name, settings in stores.items():
-                    address = servers.address(settings["store"])
-                    started[name] = stack.enter_context(Worker(pages=pages, **address, **settings))
+            for name, settings in stores.items():
+                address = servers.address(settings["store"])
+                started[name] = stack.enter_context(Worker(pages=pages, **address, **settings))
             for worker in started.values():
                 worker.hear()
+                if self.client_cpu is not None:
+                    place(worker.pid, {self.client_cpu})
             yield started
             self.note_bad(started.values())
 
@@ -350,7 +351,8 @@ class Rig(rig.Rig):
         """A page that is not what was put is a bug, whatever else was measured."""
         measurement = self.report.measurement
         bad = sum(worker.bad for worker in workers)
-        self.report.add(f"{measurement}_bad_pages", "pages that were refused, lost, damaged or wrong", bad, exactly(0))
+        title = f"{measurement}: pages that were refused, lost, damaged or wrong"
+        self.report.add(f"{measurement}_bad_pages", title, bad, exactly(0))
 
     def note_chosen(self, workers: dict[str, Worker]) -> None:
         """Which calls of the peers' libraries were used."""

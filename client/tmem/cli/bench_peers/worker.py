@@ -11,7 +11,6 @@ line of standard input is a JSON object with what to do; each answer is one on s
     lone         so many gets of random single pages, one after the other: {"do": "lone", "calls": 100}
     load         other pages: {"do": "load", "pages": file}
     at           seconds of the monotonic clock at which put and get begin: {"do": "put", "at": 1234.5, ...}
-    pin          {"do": "pin", "cpu": 1}
 
 What came back is compared byte for byte with what was put, outside the time; pages that are not right are counted as `bad`.
 """
@@ -103,12 +102,6 @@ class Driver:
         self._take_pages(pages)
         self.store.load(self._plain)
         return {"pages": self._count}
-
-    @staticmethod
-    def pin(cpu: int) -> dict[str, Any]:
-        """Goes to a CPU."""
-        os.sched_setaffinity(0, {cpu})
-        return {"cpu": cpu}
 
     def fill(self, unit: int) -> dict[str, Any]:
         """Puts every page once."""
