@@ -10,22 +10,35 @@ import json
 import os
 import secrets
 import sys
+import time
 
 from tmem.client import aio
-from tmem.wire.errors import TmemError
+from tmem.wire.errors import TmemError, Unavailable
 from tmem.wire.limits import PAGE_BYTES
 
 __all__ = ["main"]
 
-_AT_ONCE = 16
+_AT_ONCE = 4
 _TIMEOUT_SECONDS = 60.0
+_TIMEOUTS = dict.fromkeys(("connect_timeout", "call_timeout", "write_timeout"), _TIMEOUT_SECONDS)
+_PAUSE_SECONDS = 0.2
+
+
+async def _reach(target: str) -> aio.Client:
+    """Connects; a server that is busy with others may take longer than gRPC gives one attempt."""
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
+    while True:
+        try:
+            return await aio.connect(target, **_TIMEOUTS)
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _connect(target: str, turn: asyncio.Semaphore) -> aio.Client:
     async with turn:
-        client = await aio.connect(
-            target, connect_timeout=_TIMEOUT_SECONDS, call_timeout=_TIMEOUT_SECONDS, write_timeout=_TIMEOUT_SECONDS
-        )
+        client = await _reach(target)
         pool = await client.create_pool(f"idle-{secrets.token_hex(8)}")
         await pool.put(1, 0, secrets.token_bytes(PAGE_BYTES // 2) * 2)
         return client
