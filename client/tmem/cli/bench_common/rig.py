@@ -25,6 +25,7 @@ __all__ = [
     "MIB",
     "Program",
     "Rig",
+    "cpu_seconds",
     "ended_by_sigterm",
     "no_process_left",
     "own_resident_bytes",
@@ -42,6 +43,15 @@ _REST_SAMPLES = 8
 def resident_bytes(pid: int) -> int:
     """How much memory a process has now."""
     return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has spent, by the scheduler's account of all the threads that it has now."""
+    nanoseconds = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # a thread that has ended
+            nanoseconds += int((task / "schedstat").read_text("ascii").split()[0])
+    return nanoseconds / 1e9
 
 
 def own_resident_bytes() -> int:

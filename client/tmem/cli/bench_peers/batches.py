@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tmem.cli.bench_common.figures import at_least, ratios
+from tmem.cli.bench_common.rig import cpu_seconds
 from tmem.wire.limits import BLOCK_PAGES
 
 from .peers import PEERS
@@ -53,8 +54,9 @@ _OURS: dict[str, _Way] = {
 }
 _FACES = ("link", "aio", "blocking")
 
-# By way and by what is done: pages a second, round by round.
+# By way and by what is done, round by round: pages a second; and the microseconds a page that the client's and the server's CPU took.
 Rates = dict[tuple[str, str], list[float]]
+Costs = dict[tuple[str, str], list[tuple[float, float]]]
 
 
 def measure(rig: Rig) -> None:
@@ -67,28 +69,33 @@ def measure(rig: Rig) -> None:
         ways[f"{peer}_64k"] = _Way(peer, 16, f"{title}, 64 KiB units", swept=False)
     stores = _WORKERS | {peer: {"store": peer} for peer in peers}
     with rig.servers(peers) as servers, rig.workers(servers, rig.file("mix"), stores) as workers:
-        for number, (name, way) in enumerate(ways.items()):
+        for number, way in enumerate(ways.values()):
             rig.say(f"batches: filling {number + 1} of {len(ways)}")
-            if name not in _FACES or way.unit == 1 or name == way.worker:
-                workers[way.worker].work("fill", unit=way.unit)
-        rates = _rounds(rig, workers, ways)
+            workers[way.worker].work("fill", unit=way.unit)
+        pids = {name: servers.pid(way.worker) for name, way in ways.items()}
+        rates, costs = _rounds(rig, workers, ways, pids)
         _sweep(rig, workers, ways, rates)
         rig.note_chosen(workers)
-    _report(rig, ways, peers, rates)
+    _report(rig, ways, peers, rates, costs)
 
 
-def _rounds(rig: Rig, workers: dict[str, Worker], ways: dict[str, _Way]) -> Rates:
+def _rounds(rig: Rig, workers: dict[str, Worker], ways: dict[str, _Way], pids: dict[str, int]) -> tuple[Rates, Costs]:
     rates: Rates = {(name, what): [] for name in ways for what in ("put", "get")}
+    costs: Costs = {key: [] for key in rates}
     for number in range(-1, rig.sizes.rounds):  # the first one is to warm up
         rig.say(f"batches: round {number + 1} of {rig.sizes.rounds}")
         # Whoever is first may meet other caches: turn about.
         names = list(ways) if number % 2 else list(reversed(ways))
         for what in ("put", "get"):
             for name in names:
+                before = cpu_seconds(pids[name])
                 rate = _rate(rig, workers, ways[name], what, BLOCK_PAGES)
+                spent = cpu_seconds(pids[name]) - before
                 if number >= 0:
+                    worker = workers[ways[name].worker]
                     rates[name, what].append(rate)
-    return rates
+                    costs[name, what].append((worker.cpu_us_page, spent * 1e6 / worker.pages))
+    return rates, costs
 
 
 def _rate(rig: Rig, workers: dict[str, Worker], way: _Way, what: str, batch: int) -> float:
@@ -123,7 +130,7 @@ def _best(rates: Rates, what: str, names: Iterable[str]) -> str:
     return max(names, key=lambda name: statistics.median(rates[name, what]))
 
 
-def _report(rig: Rig, ways: dict[str, _Way], peers: list[str], rates: Rates) -> None:
+def _report(rig: Rig, ways: dict[str, _Way], peers: list[str], rates: Rates, costs: Costs) -> None:
     add = rig.report.add_rounds
     for what, goal in (("put", _PUT_GOAL), ("get", _GET_GOAL)) if peers else ():
         ours = _best(rates, what, _FACES)
@@ -144,6 +151,9 @@ def _report(rig: Rig, ways: dict[str, _Way], peers: list[str], rates: Rates) -> 
     for name, way in ways.items():
         for what in ("put", "get"):
             add(f"batches_{name}_{what}_pages_s", f"{way.title}: {what}, pages/s", rates[name, what])
+            for end, title in enumerate(("client", "server")):
+                spent = [cost[end] for cost in costs[name, what]]
+                add(f"batches_{name}_{what}_{title}_cpu_us", f"  the {title}'s CPU, us/page", spent, detail=True)
     _note_cost(rig, ways, peers, rates)
 
 

@@ -10,10 +10,9 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 from tmem.cli.bench_common.figures import at_least, at_most, ratios
-from tmem.cli.bench_common.rig import MIB, Program, resident_bytes
+from tmem.cli.bench_common.rig import MIB, Program, cpu_seconds, resident_bytes
 from tmem.cli.bench_common.servers import Rival
 
 from .data import mixed
@@ -131,18 +130,9 @@ def _connection(rival: Rival) -> socket.socket:
 
 def _cpu_share(pid: int) -> float:
     """The share of a CPU that a process takes, over a few seconds."""
-    before, begun = _cpu_seconds(pid), time.monotonic()
+    before, begun = cpu_seconds(pid), time.monotonic()
     time.sleep(_QUIET_SECONDS)
-    return (_cpu_seconds(pid) - before) / (time.monotonic() - begun)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """What a process has spent, by the scheduler's account of all its threads."""
-    nanoseconds = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # a thread that has ended
-            nanoseconds += int((task / "schedstat").read_text("ascii").split()[0])
-    return nanoseconds / 1e9
+    return (cpu_seconds(pid) - before) / (time.monotonic() - begun)
 
 
 # ---- Active ones ----

@@ -51,12 +51,12 @@ class Sizes:
     rounds: int = 9
     slice_seconds: float = 0.3
     sweep: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-    sweep_rounds: int = 3
+    sweep_rounds: int = 2
     lone_rounds: int = 40
     lone_calls: int = 200
     clients: tuple[int, ...] = (1, 4, 16, 64)
     client_rounds: int = 5
-    client_seconds: float = 1.5
+    client_seconds: float = 1.2
     connected: int = 1000
     shard_rounds: int = 5
     shard_seconds: float = 3.0
@@ -124,12 +124,19 @@ def scratch() -> Iterator[Path]:
 
 
 class Worker(Program):
-    """One client in a process of its own; see `worker`."""
+    """One client in a process of its own; see `worker`.
+
+    Attributes:
+        bad: pages that were not what they were to be. chosen: which calls it uses.
+        pages, cpu_us_page: how many pages the last rate was taken over, and what each cost the client's CPU.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__("tmem.cli.bench_peers.worker", **settings)
         self.bad = 0
         self.chosen: dict[str, str] = {}
+        self.cpu_us_page = 0.0
+        self.pages = 0
 
     def work(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Asks for something, and adds up what was bad."""
@@ -145,6 +152,8 @@ class Worker(Program):
     def rate(self, what: str, **arguments: Any) -> float:
         """Pages a second."""
         answer = self.work(what, **arguments)
+        self.cpu_us_page = answer["cpu_seconds"] * 1e6 / answer["pages"]
+        self.pages = answer["pages"]
         rate: float = answer["pages"] / answer["seconds"]
         return rate
 
@@ -168,6 +177,10 @@ class Servers:
         if store == "socket_echo":
             return {"port": self.floors["port"]}
         return {"target": self.daemon.target}
+
+    def pid(self, store: str) -> int:
+        """The process that serves a store."""
+        return self.rivals[PEERS[store][1].server].pid if store in PEERS else self.daemon.pid
 
 
 _clients = itertools.count()

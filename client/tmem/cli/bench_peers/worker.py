@@ -5,7 +5,7 @@ line of standard input is a JSON object with what to do; each answer is one on s
 
     first line   {"pages": file, "store": name, "target": ..., "port": ..., ...}: see `open_store`; "also" has more of the same, without pages, for
                  stores that commands name: {"do": "get", "store": "redis", ...}
-    fill         every page once: {"do": "fill", "unit": 16}
+    fill         every page once, there and back: {"do": "fill", "unit": 16}
     put, get     batches of so many pages for so many seconds: {"do": "get", "batch": 512, "unit": 16, "seconds": 0.3}; with "detail": true the answer
                  has what each batch took
     lone         so many gets of random single pages, one after the other: {"do": "lone", "calls": 100}
@@ -104,8 +104,9 @@ class Driver:
         return {"pages": self._count}
 
     def fill(self, unit: int) -> dict[str, Any]:
-        """Puts every page once."""
-        return self.put(BLOCK_PAGES, unit, pages=self._count)
+        """Puts every page once and gets it; what a client does only once is done then."""
+        bad = self.put(BLOCK_PAGES, unit, pages=self._count)["bad"]
+        return {"bad": bad + self.get(BLOCK_PAGES, unit, pages=self._count)["bad"]}
 
     def put(self, batch: int, unit: int, seconds: float = 0.0, pages: int = 0, **how: Any) -> dict[str, Any]:
         """Puts batches of so many pages, in units of so many, for so many seconds, or so many pages in all."""
