@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tmem.cli.bench_common.figures import at_least, ratios
+from tmem.cli.bench_common.rig import MIB
+from tmem.wire.limits import PAGE_BYTES
 
 from .cgroups import Capped, CpuGroups, NoController
+from .data import mixed
 from .rig import Rig, Worker
 from .together import work_together
 
@@ -21,6 +24,9 @@ _CAP = 0.3
 # For two shards; nothing is promised of more.
 _GOAL = at_least(1.7)
 _CLIENTS_PER_SHARD = 2
+# Enough to keep a server busy, and soon answered when the time is over.
+_WINDOW_BATCHES = 16
+_PLAIN_MIB = 4
 _CLIENT_FREE = 0.2  # of the CPUs must be left by capped shards
 
 
@@ -63,15 +69,19 @@ def _server(rig: Rig, shards: int, groups: CpuGroups | None) -> Iterator[_Server
     flags = ("--memory-limit", "2GiB", "--recompress", "never", "--shards", str(shards))
     with rig.daemon(*flags) as daemon, ExitStack() as stack:
         workers = []
-        pages = rig.file("mix")
+        plain = mixed(rig.real, _PLAIN_MIB * MIB)
+        pages = rig.write("shards", plain)
         for number in range(_CLIENTS_PER_SHARD * rig.shards):
             rig.say(f"shards: client {number + 1} of a server of {shards}")
-            worker = Worker(pages=pages, store="aio", target=daemon.target)
+            settings = {"target": daemon.target, "window_batches": _WINDOW_BATCHES, "apart": True}
+            worker = Worker(pages=pages, store="aio", **settings)
             workers.append(stack.enter_context(worker))
         for worker in workers:
             worker.hear()
         for worker in workers:
-            worker.work("fill", unit=1)
+            worker.tell(do="put", batch=1, unit=1, pages=len(plain) // PAGE_BYTES)
+        for worker in workers:
+            worker.take(worker.hear())
         caps = []
         if groups is not None:
             for number, pid in enumerate(_shard_pids(daemon.pid, shards)):

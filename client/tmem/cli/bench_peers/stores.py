@@ -15,7 +15,7 @@ from typing import Any
 
 import tmem.client
 from tmem.client import GetResult, PutResult
-from tmem.wire.limits import PAGE_BYTES
+from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
 
 __all__ = ["AioStore", "Batches", "BlockingStore", "LinkStore", "Store"]
 
@@ -228,17 +228,24 @@ class LinkStore(BlockingStore):
 
 
 class AioStore(_TmemStore):
-    """The asyncio face, with as many batches in flight as the window has room for."""
+    """The asyncio face, with as many batches in flight as the window has room for.
 
-    def __init__(self, target: str) -> None:
+    Args:
+        window_batches: the most that it may have; None: as by default.
+        apart: each page is in a block of its own, so that they spread evenly over the shards of a server. Batches are of one page.
+    """
+
+    def __init__(self, target: str, *, window_batches: int | None = None, apart: bool = False) -> None:
         super().__init__()
+        self._stride = BLOCK_PAGES if apart else 1
+        self._options = _OPTIONS | ({"window_batches": window_batches} if window_batches else {})
         self._runner = asyncio.Runner()
         self._runner.run(self._connect(target))
 
     async def _connect(self, target: str) -> None:
         from tmem.client import aio  # in its own process only
 
-        self._client = await aio.connect(target, **_OPTIONS)
+        self._client = await aio.connect(target, **self._options)
         self._pools: dict[int, aio.Pool] = {}
 
     async def _pool(self, unit: int) -> Any:
@@ -253,7 +260,7 @@ class AioStore(_TmemStore):
         results = []
         async with (await self._pool(unit)).batch() as batch:
             for first, view in batches:
-                results.append(await batch.put(_OBJECT, first, view))
+                results.append(await batch.put(_OBJECT, first * self._stride, view))
                 await batch.submit()
         self._check_puts(results)
 
@@ -264,7 +271,7 @@ class AioStore(_TmemStore):
         results = []
         async with (await self._pool(unit)).batch() as batch:
             for first, view in batches:
-                results.append(await batch.get_into(_OBJECT, first, view))
+                results.append(await batch.get_into(_OBJECT, first * self._stride, view))
                 await batch.submit()
         self._check_gets(results)
 

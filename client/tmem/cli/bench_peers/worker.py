@@ -52,7 +52,7 @@ def open_store(settings: dict[str, Any], plain: memoryview) -> Store:
             scattered=settings.get("scattered", False),
         )
     if name == "aio":
-        return AioStore(target)
+        return AioStore(target, window_batches=settings.get("window_batches"), apart=settings.get("apart", False))
     if name == "raw":
         return RawStream(target, plain)
     if name == "lz4":
