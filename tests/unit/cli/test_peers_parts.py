@@ -13,9 +13,10 @@ from tmem.cli.bench_peers.cgroups import NoController, controller_root
 from tmem.cli.bench_peers.data import RATIOS, DataSet, _without_same_filled, generate, lz4_ratio, mixed
 from tmem.cli.bench_peers.fairness import FAIRNESS
 from tmem.cli.bench_peers.rig import Series, Sizes, _letters
+from tmem.cli.bench_peers.stores import Store
 from tmem.cli.bench_peers.together import Load, p99s
 from tmem.cli.bench_peers.units import CHECKSUM_BYTES, pack, unpack
-from tmem.cli.bench_peers.worker import _Clock
+from tmem.cli.bench_peers.worker import Driver, _Clock
 
 PAGE = 4096
 BLOCK = 512 * PAGE
@@ -212,3 +213,59 @@ def test_every_series_has_its_plot_and_none_has_none():
 def test_fairness_is_said_in_whole_sentences():
     assert len(FAIRNESS) >= 6
     assert all(text.endswith(".") for text in FAIRNESS.values())
+
+
+# ---- What is wrong is seen ----
+
+
+class Memory(Store):
+    """Pages by number, as every store is to give them back; or one that does not."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+        self.pages: dict[int, bytes] = {}
+
+    def put(self, batches, unit):
+        for first, view in batches:
+            for page in range(len(view) // PAGE):
+                if self.fault != "stale" or first + page != 5 or not self.pages.get(5):
+                    self.pages[first + page] = bytes(view[page * PAGE : (page + 1) * PAGE])
+
+    def get(self, batches, unit):
+        for first, view in batches:
+            for page in range(len(view) // PAGE):
+                if (self.fault, first + page) != ("untouched", 5):
+                    other = first + page + ((self.fault, first + page) == ("swapped", 5))
+                    view[page * PAGE : (page + 1) * PAGE] = self.pages[other]
+
+    def get_page(self, page, into):
+        if self.fault != "untouched":
+            into[:] = self.pages[page ^ (self.fault == "swapped")]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    file = tmp_path_factory.mktemp("driver") / "pages"
+    file.write_bytes(b"".join(random_page(number) for number in range(1024)))
+    return Driver({"store": "copy"}, str(file))
+
+
+@pytest.mark.parametrize(("fault", "bad"), [("", 0), ("stale", 1), ("swapped", 1), ("untouched", 1)])
+def test_a_page_that_is_another_or_an_old_one_is_counted(driver, fault, bad):
+    # As it was made: "copy" is a limit, and what a limit brings is not compared.
+    driver._settings = {"store": "memory"}
+    driver.store = Memory(fault)
+    for _ in range(2):
+        assert driver.put(512, 16, pages=1024)["bad"] == 0
+    assert driver.get(512, 16, pages=1024)["bad"] == bad
+    assert driver.get(16, 16, pages=1024)["bad"] == bad
+
+
+@pytest.mark.parametrize(("fault", "bad"), [("", 0), ("swapped", 20), ("untouched", 20)])
+def test_lone_pages_are_compared_as_well(driver, fault, bad):
+    driver._settings = {"store": "memory"}
+    driver.store = Memory(fault)
+    driver.put(512, 1, pages=1024)
+    answer = driver.lone(12)
+    assert (len(answer["us"]), answer["bad"]) == (12, bad)  # those that warm up count too
