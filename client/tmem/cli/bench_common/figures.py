@@ -114,7 +114,7 @@ class Report:
 
     Attributes:
         figures: by measurement.
-        not_run: measurements that could not be made, and why.
+        not_run: measurements, or parts of them, that could not be made, and why. failed: measurements that broke off, and why.
         about: what else the JSON says: sizes, seconds, CPUs.
         measurement: which one is being taken.
     """
@@ -122,6 +122,7 @@ class Report:
     def __init__(self) -> None:
         self.figures: dict[str, list[Figure]] = {}
         self.not_run: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self.about: dict[str, Any] = {}
         self.measurement = ""
 
@@ -174,7 +175,7 @@ class Report:
                     "ok": figure.ok,
                     "text": str(figure),
                 }
-        return result | {"goals": goals, "not_run": self.not_run}
+        return result | {"goals": goals, "not_run": self.not_run, "failed": self.failed}
 
 
 def _rounded(value: float) -> float:

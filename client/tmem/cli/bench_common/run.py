@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from tmem.cli.output import console, print_table, progress, talk
+from tmem.wire.errors import TmemError
 
 from .figures import Figure, Report, show
 from .rig import Rig
@@ -18,12 +19,18 @@ __all__ = ["measure", "print_report", "table_row"]
 R = TypeVar("R", bound=Rig)
 
 
-def measure(make_rig: Callable[[Callable[[str], None]], R], measurements: Mapping[str, Callable[[R], None]]) -> R:
+def measure(
+    make_rig: Callable[[Callable[[str], None]], R],
+    measurements: Mapping[str, Callable[[R], None]],
+    *,
+    go_on: bool = False,
+) -> R:
     """Takes all measurements.
 
     Args:
         make_rig: makes what they share; it is handed the function to say by what happens now.
         measurements: in order, by name.
+        go_on: whether a measurement that fails is noted, and the others are taken all the same.
     """
     with progress() as bars:
         bar = bars.add_task("measuring", total=len(measurements))
@@ -33,7 +40,12 @@ def measure(make_rig: Callable[[Callable[[str], None]], R], measurements: Mappin
             rig.report.begin(name)
             if not talk.is_terminal:
                 talk.print(f"measuring {name} ...")
-            take(rig)
+            try:
+                take(rig)
+            except (ChildProcessError, TimeoutError, TmemError) as error:
+                if not go_on:
+                    raise
+                rig.report.failed[name] = f"{name} failed: {error}"
             # Other work on this machine shows here, and in spreads.
             rig.report.about[f"{name}_load_average"] = round(os.getloadavg()[0], 2)
             rig.report.about[f"{name}_measured_in_seconds"] = round(time.monotonic() - begun, 1)
@@ -52,6 +64,7 @@ def print_report(report: Report) -> None:
     """Every measurement as a table, and how many goals are met."""
     for name, figures in report.figures.items():
         skipped = report.skipped(name)
+        skipped += [report.failed[name]] if name in report.failed else []
         if not figures:
             console.print(f"{name}: {'; '.join(skipped)}")
             continue

@@ -115,6 +115,8 @@ class Rival:
         """It says nowhere when it is ready; it is when it can be connected to."""
         deadline = time.monotonic() + _READY_SECONDS
         ended = os.pidfd_open(self._process.pid)
+        waiting = select.poll()
+        waiting.register(ended, select.POLLIN)
         try:
             while True:
                 connection = socket.socket(socket.AF_INET if self.port else socket.AF_UNIX)
@@ -127,7 +129,7 @@ class Rival:
                 except OSError:
                     pass
                 connection.close()
-                if select.select([ended], [], [], 0.01)[0] or time.monotonic() > deadline:
+                if waiting.poll(10) or time.monotonic() > deadline:
                     raise ChildProcessError(f"{self.command} does not answer")
         finally:
             os.close(ended)
