@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.waiting import wait_until
 
-from tmem.cli.bench_store.sockets import Memcached, Redis, Rival
+from tmem.cli.bench_common.servers import Memcached, Redis, Rival
 
 # Sizes at which figures say nothing, but everything runs.
 SMALLEST = ("--quick", "--shrink", "1000")

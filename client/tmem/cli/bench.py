@@ -21,6 +21,8 @@ from tmem.client import Client, Pool, aio
 from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.limits import BLOCK_BYTES
 
+from .bench_peers.command import peers
+from .bench_programs.command import programs
 from .bench_store.command import store
 from .capture import capture
 from .lone import LonePages, ratio_rows, rows
@@ -240,6 +242,8 @@ def bench(context: click.Context, server: Server, size: int, rounds: int, calls:
 
 
 bench.add_command(store)
+bench.add_command(peers)
+bench.add_command(programs)
 
 
 def _print(report: dict[str, Any]) -> None:

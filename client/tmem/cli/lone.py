@@ -23,7 +23,7 @@ from tmem.client import Client, Pool
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
-from .bench_store.sockets import Redis
+from .bench_common.servers import Redis
 from .scratch import scratch_pool
 
 __all__ = ["LonePages", "ratio_rows", "rows"]

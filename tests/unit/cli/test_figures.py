@@ -2,7 +2,7 @@
 
 import pytest
 
-from tmem.cli.bench_store.figures import Figure, Report, at_least, at_most, exactly, percentile, within
+from tmem.cli.bench_common.figures import Figure, Report, at_least, at_most, exactly, percentile, ratios, within
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,22 @@ def test_percentiles():
     values = [float(value) for value in range(1, 101)]
     assert (percentile(values, 50), percentile(values, 99), percentile(values, 100)) == (51, 100, 100)
     assert percentile([7.0], 99) == 7
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_a_report_says_what_was_not_run_what_failed_and_which_figures_are_details():
+    report = Report()
+    report.begin("one")
+    report.add("one_a", "a", 1, at_least(1), detail=True)
+    report.skip("no such server", "server")
+    report.begin("two")
+    report.failed["two"] = "two failed: it ended"
+    assert report.skipped("one") == ["not run: no such server"]
+    assert report.skipped("two") == []
+    assert [figure.key for figure in report.with_goal] == ["one_a"]
+    assert report.figures["one"][0].detail
+    found = report.json()
+    assert (found["one_a"], found["failed"]) == (1, {"two": "two failed: it ended"})

@@ -54,12 +54,13 @@ def format_area(path: str, label: str) -> None:
         raise OSError(f"mkswap {path} failed: {done.stderr.strip() or f'status {done.returncode}'}")
 
 
-def swapon(path: str, priority: int | None) -> None:
-    """Lets the kernel swap there, and tell the device what it no longer needs.
+def swapon(path: str, priority: int | None, *, discard: bool = True) -> None:
+    """Lets the kernel swap there.
 
     Args:
-        path: a block device with the header of a swap area.
+        path: a block device, or a file, with the header of a swap area.
         priority: 0..32767, higher first; None: after all that are in use.
+        discard: the device is told what is no longer needed.
     """
-    flags = _DISCARD if priority is None else _DISCARD | _PREFER | priority
-    _swapon(path, flags)
+    flags = _DISCARD if discard else 0
+    _swapon(path, flags if priority is None else flags | _PREFER | priority)

@@ -14,14 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_most, percentile
+from tmem.cli.bench_common.rig import MIB, Program, until
 from tmem.client import Client
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.limits import BLOCK_PAGES
 
-from .figures import at_most, percentile
 from .latency import Getter, add_ratios, microseconds
 from .mixture import Mixture
-from .rig import MIB, Program, Rig, until
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -135,7 +136,7 @@ def _puts(rig: Rig, client: Client, daemon: CaptiveDaemon, getter: Getter) -> No
 def _writer(rig: Rig, client: Client, daemon: CaptiveDaemon, mode: str, number: int) -> Iterator[Program]:
     pages = rig.sizes.cleaning * MIB // 4 // 4096
     settings = {"target": daemon.target, "pool": f"writer-{mode}-{number}", "mode": mode, "pages": pages}
-    with Program("writer", **settings, report=_REPORT_BYTES) as writer:
+    with Program("tmem.cli.bench_store.writer", **settings, report=_REPORT_BYTES) as writer:
         pool_id = writer.hear()["pool_id"]
         if mode == "overwrite":
             while "ready" not in writer.hear():

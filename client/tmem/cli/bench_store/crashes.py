@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tmem.client
+from tmem.cli.bench_common.figures import exactly
+from tmem.cli.bench_common.rig import MIB
 from tmem.client import Batch, Client, Code, FlushResult, Pool, PutResult
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
 
-from .figures import exactly
-from .rig import MIB, Rig
+from .rig import Rig
 
 __all__ = ["PLAIN_BYTES", "measure"]
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_least
+from tmem.cli.bench_common.rig import Program
 from tmem.client import Pool
 from tmem.wire.limits import BLOCK_BYTES, BLOCK_PAGES, PAGE_BYTES
 
-from .figures import at_least
-from .rig import Program, Rig
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -58,8 +59,8 @@ def _compare(rig: Rig, key: str, where: str, few: int, many: int, timing: Timing
 def _bare(rig: Rig, few: int, many: int) -> None:
     with (
         rig.on_cpu(rig.server_cpu),
-        Program("holder", body=_BODY_BYTES, same_filled=True, shuffled=0) as small,
-        Program("holder", body=_BODY_BYTES, same_filled=True, shuffled=0) as large,
+        Program("tmem.cli.bench_store.holder", body=_BODY_BYTES, same_filled=True, shuffled=0) as small,
+        Program("tmem.cli.bench_store.holder", body=_BODY_BYTES, same_filled=True, shuffled=0) as large,
     ):
         holders = {few: small, many: large}
         for pages, holder in holders.items():

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tmem.cli.bench_common.rig import own_resident_bytes
 from tmem.server.host.memory import tame_collector
 from tmem.server.store.interface import PoolPolicy
 from tmem.server.store.log import LogStore
@@ -24,8 +25,6 @@ from tmem.wire.handles import Extent, Version
 from tmem.wire.limits import BLOCK_PAGES, MAX_ANSWER_BYTES, OBJECT_ID_BITS, SAME_FILLED_BYTES
 from tmem.wire.requests import Header, Put
 from tmem.wire.results import Encoding, PoolKind
-
-from .rig import own_resident_bytes
 
 __all__ = ["main"]
 

@@ -5,8 +5,10 @@ per block or object. Each filling is a store in a process of its own; two figure
 grew by, less the payload.
 """
 
-from .figures import at_most
-from .rig import Program, Rig
+from tmem.cli.bench_common.figures import at_most
+from tmem.cli.bench_common.rig import Program
+
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -29,7 +31,7 @@ def measure(rig: Rig) -> None:
     ):
         rig.say(f"index: {title}")
         shuffled = pages if pattern == "random" else 0
-        with Program("holder", body=_BODY_BYTES, same_filled=False, shuffled=shuffled) as holder:
+        with Program("tmem.cli.bench_store.holder", body=_BODY_BYTES, same_filled=False, shuffled=shuffled) as holder:
             empty = holder.hear()["resident"]
             filled = holder.ask(do="fill", pattern=pattern, pages=pages, chunk_pages=chunk_pages)
         assert filled["pages"] == pages

@@ -11,10 +11,9 @@ import random
 import time
 from collections.abc import Callable
 
+from tmem.cli.bench_common.figures import Goal, Report
 from tmem.client import Pool
 from tmem.wire.limits import PAGE_BYTES
-
-from .figures import Goal, Report
 
 __all__ = ["Getter", "add_ratios", "microseconds"]
 

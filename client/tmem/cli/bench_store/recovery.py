@@ -8,12 +8,13 @@ import json
 import time
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_most, exactly
+from tmem.cli.bench_common.rig import MIB
 from tmem.client import Pool
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.limits import BLOCK_BYTES, PAGE_BYTES
 
-from .figures import at_most, exactly
-from .rig import MIB, Rig
+from .rig import Rig
 
 __all__ = ["PLAIN_MIB", "measure"]
 

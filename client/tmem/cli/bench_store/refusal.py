@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_most, percentile
+from tmem.cli.bench_common.rig import MIB, Program, until
 from tmem.client import Client, Pool
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.codec import Codec, EncodedChunks
@@ -17,9 +19,8 @@ from tmem.wire.copies import CopyCounter
 from tmem.wire.errors import Refused
 from tmem.wire.limits import BLOCK_BYTES, BLOCK_PAGES, PAGE_BYTES
 
-from .figures import at_most, percentile
 from .latency import Getter, add_ratios, microseconds
-from .rig import MIB, Program, Rig, until
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -124,7 +125,7 @@ def _writer(client: Client, daemon: CaptiveDaemon, mode: str, number: int) -> It
     # A quota that is full from the beginning: no page fits into it.
     quota = PAGE_BYTES if mode == "refused" else 0
     settings = {"target": daemon.target, "pool": f"writer-{mode}-{number}", "mode": "fresh", "quota": quota}
-    with Program("writer", **settings, report=_REPORT_BYTES) as writer:
+    with Program("tmem.cli.bench_store.writer", **settings, report=_REPORT_BYTES) as writer:
         pool_id = writer.hear()["pool_id"]
         yield writer
     until(lambda: any(p.parked for p in client.pools() if p.pool_id == pool_id), 30, "the writer's pool is parked")

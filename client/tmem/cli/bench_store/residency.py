@@ -5,10 +5,11 @@ Owns: the daemon's resident memory, less that of an empty one, over live payload
 """
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_most
+from tmem.cli.bench_common.rig import MIB, resident_bytes, settle
 
-from .figures import at_most
 from .mixture import Mixture
-from .rig import MIB, Rig, resident_bytes, settle
+from .rig import Rig
 
 __all__ = ["measure"]
 

@@ -8,6 +8,9 @@ chunks: when just put, and at rest, when it has recompressed them, which the oth
 import time
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_most
+from tmem.cli.bench_common.rig import MIB, resident_bytes, settle
+from tmem.cli.bench_common.servers import Memcached, Redis, Rival
 from tmem.client import Pool
 from tmem.wire.codec import Codec, EncodedChunks
 from tmem.wire.copies import CopyCounter
@@ -15,9 +18,7 @@ from tmem.wire.limits import BLOCK_BYTES, PAGE_BYTES
 from tmem.wire.results import Encoding
 from tmem.wire.splice import BytesLike
 
-from .figures import at_most
-from .rig import MIB, Rig, resident_bytes, settle
-from .sockets import Memcached, Redis, Rival
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -34,7 +35,7 @@ def measure(rig: Rig) -> None:
     add = rig.report.add
     found = {}
     for rival in (Memcached, Redis):
-        name = rival.command.removesuffix("-server")
+        name = rival.name
         rig.say(f"rivals: {name}")
         if not rival.installed():
             rig.report.skip(f"{rival.command} is not installed", name)

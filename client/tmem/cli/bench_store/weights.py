@@ -8,9 +8,10 @@ import statistics
 from contextlib import ExitStack
 
 import tmem.client
+from tmem.cli.bench_common.figures import at_least, at_most, within
+from tmem.cli.bench_common.rig import MIB, Program
 
-from .figures import at_least, at_most, within
-from .rig import MIB, Program, Rig
+from .rig import Rig
 
 __all__ = ["measure"]
 
@@ -55,7 +56,7 @@ def _shares(rig: Rig, between: str) -> tuple[list[float], float]:
             # More pages than fit, so that eviction never rests.
             pages = 16 * limit // 4096
             own = 0 if between == "tenants" else weight
-            writer = Program("writer", **settings, weight=own, pages=pages, report=limit // 4)
+            writer = Program("tmem.cli.bench_store.writer", **settings, weight=own, pages=pages, report=limit // 4)
             stack.enter_context(writer)
             client = stack.enter_context(tmem.client.connect(daemon.target, token=token))
             parties.append((writer, client, writer.hear()["pool_id"]))

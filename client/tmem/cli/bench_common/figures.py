@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Figure", "Goal", "Report", "at_least", "at_most", "exactly", "percentile", "within"]
+__all__ = ["Figure", "Goal", "Report", "at_least", "at_most", "exactly", "percentile", "ratios", "within"]
 
 _COMPARE = {"<=": operator.le, ">=": operator.ge, "=": operator.eq}
 
@@ -64,6 +64,11 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
 
+def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
+    """What was measured over what was measured beside it, round by round."""
+    return [this / that for this, that in zip(these, those, strict=True)]
+
+
 @dataclass(slots=True)
 class Figure:
     """One measured value.
@@ -71,6 +76,7 @@ class Figure:
     Attributes:
         key: its name in the JSON. title: what people read.
         rounds: every round's value, where there were several; the median counts.
+        detail: whether it is left out of what is printed; the JSON has it.
     """
 
     key: str
@@ -78,6 +84,7 @@ class Figure:
     value: float
     goal: Goal | None = None
     rounds: list[float] = field(default_factory=list)
+    detail: bool = False
 
     @property
     def ok(self) -> bool | None:
@@ -107,42 +114,51 @@ class Report:
 
     Attributes:
         figures: by measurement.
-        not_run: measurements that could not be made, and why.
+        not_run: measurements, or parts of them, that could not be made, and why. failed: measurements that broke off, and why.
         about: what else the JSON says: sizes, seconds, CPUs.
+        measurement: which one is being taken.
     """
 
     def __init__(self) -> None:
         self.figures: dict[str, list[Figure]] = {}
         self.not_run: dict[str, str] = {}
+        self.failed: dict[str, str] = {}
         self.about: dict[str, Any] = {}
-        self._measurement = ""
+        self.measurement = ""
 
     def begin(self, measurement: str) -> None:
         """What follows belongs to this measurement."""
-        self._measurement = measurement
+        self.measurement = measurement
         self.figures[measurement] = []
 
-    def add(self, key: str, title: str, value: float, goal: Goal | None = None) -> None:
+    def add(self, key: str, title: str, value: float, goal: Goal | None = None, *, detail: bool = False) -> None:
         """A value."""
-        self.figures[self._measurement].append(Figure(key, title, value, goal))
+        self.figures[self.measurement].append(Figure(key, title, value, goal, detail=detail))
 
-    def add_rounds(self, key: str, title: str, rounds: list[float], goal: Goal | None = None) -> None:
+    def add_rounds(
+        self, key: str, title: str, rounds: list[float], goal: Goal | None = None, *, detail: bool = False
+    ) -> None:
         """The median of several rounds."""
-        self.figures[self._measurement].append(Figure(key, title, statistics.median(rounds), goal, rounds))
+        value = statistics.median(rounds)
+        self.figures[self.measurement].append(Figure(key, title, value, goal, rounds, detail))
 
     def skip(self, reason: str, part: str = "") -> None:
         """The measurement, or a part of it, can't be made here."""
-        self.not_run[f"{self._measurement}_{part}" if part else self._measurement] = f"not run: {reason}"
+        self.not_run[f"{self.measurement}_{part}" if part else self.measurement] = f"not run: {reason}"
+
+    def skipped(self, measurement: str) -> list[str]:
+        """What of a measurement could not be made."""
+        return [reason for part, reason in self.not_run.items() if part.partition("_")[0] == measurement]
+
+    @property
+    def with_goal(self) -> list[Figure]:
+        """Figures that are to be something."""
+        return [figure for figures in self.figures.values() for figure in figures if figure.goal is not None]
 
     @property
     def broken(self) -> list[Figure]:
         """Figures that show a bug."""
-        return [
-            figure
-            for figures in self.figures.values()
-            for figure in figures
-            if figure.goal is not None and figure.goal.strict and not figure.ok
-        ]
+        return [figure for figure in self.with_goal if figure.goal is not None and figure.goal.strict and not figure.ok]
 
     def json(self) -> dict[str, Any]:
         """One object with plain keys."""
@@ -159,7 +175,7 @@ class Report:
                     "ok": figure.ok,
                     "text": str(figure),
                 }
-        return result | {"goals": goals, "not_run": self.not_run}
+        return result | {"goals": goals, "not_run": self.not_run, "failed": self.failed}
 
 
 def _rounded(value: float) -> float:
