@@ -6,6 +6,7 @@ import queue
 import re
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -82,6 +83,7 @@ class Prometheus:
             stdout=subprocess.DEVNULL,
             text=True,
         )
+        self._moment: float | None = None
         self._url = self._await_ready()
         # Its log must be read on, or it stops when the pipe is full.
         self._reader = threading.Thread(target=self._read_on)
@@ -110,8 +112,13 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples of an instant query."""
-        samples: list[dict[str, Any]] = self._ask("query", query=expression)["result"]
+        at = {} if self._moment is None else {"time": f"{self._moment:.3f}"}
+        samples: list[dict[str, Any]] = self._ask("query", query=expression, **at)["result"]
         return samples
+
+    def hold(self) -> None:
+        """From now on queries are of this moment: rates of work done before it don't fade while other tests run."""
+        self._moment = time.time()
 
     def rules(self) -> list[dict[str, Any]]:
         """All rules, with what became of their last evaluation."""

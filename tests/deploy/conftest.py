@@ -204,6 +204,7 @@ def prometheus(deploy: Path, relay: Relay, worker: Worker) -> Iterator[Prometheu
             relay.await_stored()
             worker.work()
             relay.await_stored()
+            server.hold()
             yield server
         finally:
             server.close()
