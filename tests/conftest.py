@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,22 @@ def pytest_configure() -> None:
     """Lets children be interrupted, wherever the tests run: in the background of a shell SIGINT is ignored, and they inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Fast ones first: who breaks something small learns it within the first seconds.
+_ORDER = ("unit", "property", "packaging", "simulation", "integration", "conformance", "deploy", "agents")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the folders; within one, chance does (pytest-randomly)."""
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return _ORDER.index(folder) if folder in _ORDER else len(_ORDER)
+
+    items.sort(key=lambda item: (place(item), item.path.relative_to(here).parts[0]))
 
 
 def pytest_report_header() -> list[str]:

@@ -117,14 +117,14 @@ def _be_refused(function: Callable[[], object]) -> None:
         function()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def busy() -> Iterator[CaptiveDaemon]:
     """A daemon for a Worker: it evicts soon, and refuses some gets."""
     with CaptiveDaemon("--memory-limit", "4MiB", "--layer", "faulty:get_refused=0.25,seed=1") as daemon:
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(busy: CaptiveDaemon) -> Iterator[Worker]:
     """One that has worked once."""
     worker = Worker(busy.target)
@@ -149,7 +149,7 @@ class Exposition:
             self.labels.setdefault(name, set()).add(value)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def exposition(busy: CaptiveDaemon, worker: Worker) -> Exposition:
     """What the daemon exposes after work, and what one of several shards exposes besides."""
     text = _scrape(busy.metrics_url)
@@ -181,7 +181,7 @@ def names() -> Callable[[str], set[str]]:
 # ---- A Prometheus that scrapes it ----
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def relay(busy: CaptiveDaemon) -> Iterator[Relay]:
     """What Prometheus scrapes instead of the daemon."""
     relay = Relay(busy.metrics_url)
@@ -189,7 +189,7 @@ def relay(busy: CaptiveDaemon) -> Iterator[Relay]:
     relay.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prometheus(deploy: Path, relay: Relay, worker: Worker) -> Iterator[Prometheus]:
     """A Prometheus with the shipped configuration, but for an address, that has seen the daemon before work and after."""
     binary = _require_tool("prometheus")

@@ -17,7 +17,7 @@ def test_every_file_is_named_and_every_named_file_is_there(deploy: Path) -> None
 
 def test_every_path_in_a_command_is_there(deploy: Path, root: Path) -> None:
     text = (deploy / "README.md").read_text("utf-8")
-    paths = set(re.findall(r"\bdeploy/[A-Za-z0-9_./-]+", text))
+    paths = set(re.findall(r"\bdeploy/[A-Za-z0-9_./@-]+", text))
     assert len(paths) > 5
     assert {path for path in paths if not (root / path).exists()} == set()
 

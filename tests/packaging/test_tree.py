@@ -147,9 +147,16 @@ def test_documented_make_targets_exist():
 @pytest.mark.parametrize("line", [line for line in commands() if line.split()[0] in {"tmem", "tmemd"}])
 def test_documented_commands_and_flags_exist(line):
     program, *words = line.split()
-    command = [word for word in words[:1] if not word.startswith("-")] if program == "tmem" else []
-    help_text = run(BIN / program, *command, "--help")
-    assert help_text.returncode == 0, help_text.stderr
+    words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
+    command = []
+    while True:
+        help_text = run(BIN / program, *command, "--help")
+        assert help_text.returncode == 0, help_text.stderr
+        _, _, below = help_text.stdout.partition("\nCommands:\n")
+        word = words[len(command)] if len(command) < len(words) else "-"
+        if word not in re.findall(r"^  (\w+)", below, re.MULTILINE):
+            break
+        command.append(word)
     for flag in (word for word in words if word.startswith("--")):
         assert flag.split("=")[0] in help_text.stdout
 
