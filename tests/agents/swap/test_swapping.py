@@ -127,10 +127,14 @@ def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_
     assert device.record.holder is not None
     device.record.holder.signal(signal.SIGKILL)
     assert device.record.holder.wait(10)
-    assert tmem("swap", "status").returncode == 1
+    status = tmem("swap", "status")
+    assert status.returncode == 1
+    assert "a worker goes on alone" in status.stdout.replace("\n", " ")
+    hog.group.set_limit(512 * MIB)
+    detached = tmem("swap", "detach", "t0")  # with most of it still out
+    assert detached.returncode == 0, detached.stderr
     hog.stop()
     hog.result()
-    assert tmem("swap", "detach", "t0").returncode == 0
 
 
 # ---- The server ----

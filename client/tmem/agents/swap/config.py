@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass
 
 from .shared import make_file
 
-__all__ = ["GONE", "LEFT", "READY", "STOP", "TAKE", "Config", "Descriptors", "shelter_name"]
+__all__ = ["GONE", "LEFT", "READY", "STOP", "TAKE", "WORKER_MODULE", "Config", "Descriptors", "shelter_name"]
 
 # What holder and worker say to each other, each a message of their socket.
 TAKE = b"take"
 """To a worker: serve from now on."""
 STOP = b"stop"
 """To a worker: the device is gone; destroy the pool, and end."""
+WORKER_MODULE = "tmem.agents.swap.worker"
+"""What a holder starts, with the numbers of Descriptors behind it."""
 READY = b"ready"
 """From a worker: loaded and locked."""
 GONE, LEFT = b"gone", b"left"

@@ -40,6 +40,8 @@ __all__ = ["Options", "Outcome", "attach", "detach"]
 
 _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
+# The kernel sums up what a group has out every two seconds: programs that have just ended may still be in its count.
+_STALE_SECONDS = 2.5
 _GONE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 
@@ -258,7 +260,7 @@ def detach(
                 loops.clear(device)
             if not _await(lambda: not _is_ours(site, device), _END_SECONDS):
                 raise OSError(errno.EBUSY, f"{device} is still in use by another program: end it, and detach again")
-        control = open_control(record)
+        control = open_control(site, record)
         _end_holder(site, record)
         site.remove()
     if control is None:
@@ -277,7 +279,7 @@ def _is_ours(site: Site, device: str) -> bool:
 
 def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> bool:
     """Sees that swapoff can succeed, or makes that what can't be had back fails at once; answers whether it is given up."""
-    control = open_control(record)
+    control = open_control(site, record)
     words = None if control is None else control.words
     aborted = words is None or bool(words[Word.ABORTED_AT])
     unreachable = aborted or (words is not None and not words[Word.CONNECTED_SINCE])
@@ -303,9 +305,17 @@ def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> 
         if unreachable and not aborted:
             _abort(site)
         return unreachable
-    areas = swaps.list_areas()
-    why_not = obstacles(area.used, machine_hierarchy(), alone=len(areas) == 1)
-    if why_not:
+    hierarchy = machine_hierarchy()
+    why_not: list[str] = []
+
+    def fits() -> bool:
+        nonlocal why_not
+        now = swaps.find_area(area.path)
+        alone = len(swaps.list_areas()) == 1
+        why_not = [] if now is None else obstacles(now.used, hierarchy, alone=alone)
+        return not why_not
+
+    if not _await(fits, _STALE_SECONDS):
         raise NoRoom(f"{site.name} stays attached: what it holds does not fit back", why_not)
     return False
 

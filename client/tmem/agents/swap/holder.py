@@ -30,7 +30,7 @@ from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
-from .config import GONE, READY, STOP, TAKE, Config, Descriptors, shelter_name
+from .config import GONE, READY, STOP, TAKE, WORKER_MODULE, Config, Descriptors, shelter_name
 from .protocol import MAX_REQUEST_BYTES, init_reply, parse_init
 from .shared import CONTROL_BYTES, Control, Identity, Word, make_file, now
 
@@ -137,7 +137,7 @@ class Holder:
         )
         for name in Descriptors.__slots__:
             os.set_inheritable(getattr(descriptors, name), True)
-        command = [sys.executable, "-m", "tmem.agents.swap.worker", *descriptors.to_arguments()]
+        command = [sys.executable, "-m", WORKER_MODULE, *descriptors.to_arguments()]
         pid = os.posix_spawn(sys.executable, command, os.environ)
         theirs.close()
         worker = _Worker(pid, ours)

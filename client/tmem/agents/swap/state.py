@@ -18,6 +18,7 @@ from typing import Any
 from tmem.agents.host.processes import Identity
 from tmem.wire.errors import InvalidOption
 
+from .config import WORKER_MODULE, Config, Descriptors
 from .shared import Control
 
 __all__ = ["RUN_DIRECTORY", "Record", "Site", "open_control", "sites"]
@@ -123,12 +124,20 @@ def sites(run_directory: Path) -> list[Site]:
     return [site for name in entries if (site := Site(run_directory, name)).read() is not None]
 
 
-def open_control(record: Record) -> Control | None:
-    """The device's counters, in the memory of its holder; None if that is gone. Close it."""
-    if record.holder is None or not record.holder.alive:
-        return None
+def open_control(site: Site, record: Record) -> Control | None:
+    """The device's counters, in the memory of its holder, or of a worker that has outlived it; None if all are gone. Close it."""
+    if record.holder is not None and record.holder.alive:
+        return _open_control(record.holder.pid, record.control)
+    for pid, descriptors in _workers(site):
+        control = _open_control(pid, descriptors.control)
+        if control is not None:
+            return control
+    return None
+
+
+def _open_control(pid: int, number: int) -> Control | None:
     try:
-        descriptor = os.open(f"/proc/{record.holder.pid}/fd/{record.control}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -141,3 +150,22 @@ def open_control(record: Record) -> Control | None:
         control.close()
         return None
     return control
+
+
+def _workers(site: Site) -> Iterator[tuple[int, Descriptors]]:
+    """Workers of this device, found by what they were told when they were started."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = [word.decode("ascii", "replace") for word in path.read_bytes().split(b"\0")]
+            if words[1:3] != ["-m", WORKER_MODULE]:
+                continue
+            descriptors = Descriptors.from_arguments(words[3:-1])
+            config = os.open(path.parent / "fd" / str(descriptors.config), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                directory = Config.from_file(config).directory
+            finally:
+                os.close(config)
+        except (OSError, ValueError, TypeError):
+            continue  # it has ended meanwhile, or is something else
+        if directory == str(site.path):
+            yield int(path.parent.name), descriptors

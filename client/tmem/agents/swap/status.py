@@ -147,7 +147,7 @@ def read_device(site: Site) -> Reading | None:
     if record is None:
         return None
     area = swaps.find_area(record.device) if record.device is not None and record.attached else None
-    control = open_control(record)
+    control = open_control(site, record)
     words: tuple[int, ...] = ()
     nothing = Latencies(())
     reads = writes = nothing
@@ -171,6 +171,8 @@ def read_device(site: Site) -> Reading | None:
 def _condition(record: Record, words: tuple[int, ...], *, in_use: bool) -> str:
     if not words:
         return "the holder is gone" + ("; the kernel still swaps to it" if in_use else ", and nothing uses the device")
+    if record.holder is None or not record.holder.alive:
+        return "the holder is gone, and a worker goes on alone: detach, and attach again"
     if words[Word.ABORTED_AT]:
         return "aborted: requests went unanswered long after their deadline"
     if not record.attached or not in_use:
