@@ -20,7 +20,7 @@ from tmem.cli.bench_peers.worker import Driver
 
 COMMAND = (sys.executable, "-m", "tmem.cli", "bench", "peers")
 # Sizes at which figures say nothing, but everything runs.
-SMALLEST = ("--quick", "--shrink", "1000")
+SMALLEST = ("--quick", "--shrink", "1000", "--rounds", "1")
 # Half a minute where nothing else runs; the bound is for where much does.
 _RUN_SECONDS = 300.0
 RIVALS = {kind.name: kind for kind in (Memcached, Redis, Valkey)}
