@@ -28,7 +28,8 @@ _HOW = {
         "each program, way and round. The daemon and the agent are outside of the limit, and locked in memory."
     ),
     "By the pager": (
-        "The shim takes allocations of 1 MiB and more; the rest of the program's memory stays where it is, and is taken off its share. A program that "
+        "The shim takes allocations of 1 MiB and more; the rest of the program's memory stays where it is, and is taken off its share. It "
+        "keeps an eighth of what it is given free for what comes next, 4 MiB at most, so that at 100 % some pages are away, too. A program that "
         "allocates in small pieces has no figures by this way: it would not be helped."
     ),
     "The floor": (

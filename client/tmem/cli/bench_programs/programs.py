@@ -20,6 +20,7 @@ __all__ = [
     "TOO_LONG",
     "Done",
     "Failed",
+    "NoMemory",
     "Program",
     "Start",
     "Started",
@@ -41,6 +42,10 @@ _LAST_SECONDS = 10.0
 
 class Failed(Exception):  # noqa: N818  what happened to the run
     """A run that came to nothing; the message says how."""
+
+
+class NoMemory(Failed):
+    """The kernel killed it because its group had no memory left at one moment; the next time there may be some."""
 
 
 class Started(Protocol):
@@ -200,5 +205,4 @@ def describe_status(status: int) -> str:
     """How a program ended that did not end well."""
     if status <= 128:
         return f"ended with status {status}"
-    name = signal.Signals(status - 128).name
-    return f"killed by {name}" + (": no memory was left at one moment" if name == "SIGKILL" else "")
+    return f"killed by {signal.Signals(status - 128).name}"

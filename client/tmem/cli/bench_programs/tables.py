@@ -90,6 +90,11 @@ def _program(rig: Rig, name: str) -> Table:
     working_set = values[f"{name}_working_set_bytes"].value
     alone = values[f"{name}_alone_seconds"]
     wrong, runs = values[f"{name}_wrong_outputs"].value, values[f"{name}_runs"].value
+    killed = [
+        f"{figure.title} and tried again: {figure.value:.0f}."
+        for key, figure in values.items()
+        if key.endswith("_kills") and figure.value
+    ]
     return Table(
         f"{name}: needs {working_set / MIB:.0f} MiB, and alone {_cell(alone.rounds)} s",
         ["times as long as alone, with", *(f"{share} %" for share in shares)],
@@ -98,7 +103,7 @@ def _program(rig: Rig, name: str) -> Table:
             for way in TITLES
             if slowdowns.get(way)
         ],
-        [f"Outputs that differ: {wrong:.0f} of {runs:.0f}.", *report.skipped(name)],
+        [f"Outputs that differ: {wrong:.0f} of {runs:.0f}.", *killed, *report.skipped(name)],
     )
 
 

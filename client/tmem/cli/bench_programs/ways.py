@@ -19,7 +19,7 @@ from tmem.agents.host.machine import Machine, missing
 from tmem.agents.host.processes import Identity
 from tmem.agents.host.watch import Watch
 from tmem.agents.pager import shim
-from tmem.agents.pager.paging import Paging
+from tmem.agents.pager.paging import DEFAULT_ROOM, Paging
 from tmem.agents.pager.uffd import check_machine
 from tmem.agents.run.program import Program as Process
 from tmem.agents.run.ways import Order
@@ -29,7 +29,7 @@ from tmem.agents.swap.state import Site
 from tmem.wire.errors import InvalidOption, TmemError
 
 from . import areas
-from .programs import Done, Failed, Program, Started
+from .programs import Done, Failed, NoMemory, Program, Started
 from .rig import Rig
 
 __all__ = ["DEVICE", "TITLES", "Memory", "Paged", "Swapped", "Way", "all_ways", "plain", "swap_ways"]
@@ -47,7 +47,9 @@ _LEAST_RESIDENT = 4 << 20
 DEVICE = "bench"
 """What the swap agent's device is called."""
 _DEADLINE_SECONDS = 10.0
-_COUNTERS = ("pswpin", "pswpout")
+# What zswap holds does not come from the area.
+_COUNTED_IN = frozenset({"pswpin", "zswpin"})
+_COUNTED_OUT = frozenset({"pswpout", "zswpout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Way(ABC):
 
         Raises:
             Failed: it came to nothing.
+            NoMemory: that was for want of memory.
         """
 
     def command(self, command: list[str]) -> list[str]:
@@ -147,16 +150,23 @@ class Swapped(Way):
 
             before = _counters()
             with Watch(group):
-                done = program.run(start, seconds)
+                try:
+                    done = program.run(start, seconds)
+                except Failed as failure:
+                    if group.usage().oom_kills:
+                        raise NoMemory("killed by the kernel, as no memory was left at one moment") from failure
+                    raise
             after = _counters()
             usage = group.usage()
-        came, went = (after[name] - before[name] for name in _COUNTERS)
+        came, went = (now - then for now, then in zip(after, before, strict=True))
         return done, Memory(usage.peak or usage.resident, usage.major_faults, came, went)
 
 
-def _counters() -> dict[str, int]:
-    lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    return {name: int(value) for name, value in (line.split() for line in lines) if name in _COUNTERS}
+def _counters() -> tuple[int, int]:
+    """How many pages the machine has swapped in, and out, since it started."""
+    counters = dict(line.split() for line in Path("/proc/vmstat").read_text("ascii").splitlines())
+    came, went = (sum(int(counters.get(name, 0)) for name in names) for names in (_COUNTED_IN, _COUNTED_OUT))
+    return came, went
 
 
 class Paged(Way):
@@ -175,13 +185,12 @@ class Paged(Way):
 
     def run(self, program: Program, limit: int | None, seconds: float) -> tuple[Done, Memory]:
         """One run; `limit` is of large allocations."""
-        room = self.rig.area_bytes
         memory = Memory(0, 0, 0, 0)
 
         @contextmanager
         def start(command: list[str]) -> Iterator[Started]:
             nonlocal memory
-            order = Order(self.command(command), room if limit is None else limit, room, self.rig.target, None)
+            order = Order(self.command(command), DEFAULT_ROOM if limit is None else limit, None, self.rig.target, None)
             try:
                 with self.rig.agents():
                     running = Paging(deadline=_DEADLINE_SECONDS).start(order)
