@@ -68,6 +68,14 @@ def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: 
     assert figures.trouble == ""
 
 
+def test_the_figures_of_a_program_that_ended_are_of_all_that_it_did(server: CaptiveDaemon) -> None:
+    """Agents tell theirs once a second: this one is over sooner."""
+    command = [sys.executable, "-c", "bytearray(b'x') * (4 << 20)"]
+    with Paging().start(Order(command, 64 * MIB, 1 << 30, server.target, None)) as program:
+        assert program.wait(100) == 0
+        assert (program.figures().peak or 0) >= 4 * MIB
+
+
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
     _, out, program = run(allocations, "threads", 2, memory=4 * MIB)
     assert out == "right\n"
