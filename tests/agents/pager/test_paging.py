@@ -2,14 +2,18 @@
 
 import hashlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import wait_until
 
 import tmem.client
 from tmem.agents.pager import Pages
@@ -68,12 +72,29 @@ def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: 
     assert figures.trouble == ""
 
 
-def test_the_figures_of_a_program_that_ended_are_of_all_that_it_did(server: CaptiveDaemon) -> None:
-    """Agents tell theirs once a second: this one is over sooner."""
-    command = [sys.executable, "-c", "bytearray(b'x') * (4 << 20)"]
-    with Paging().start(Order(command, 64 * MIB, 1 << 30, server.target, None)) as program:
-        assert program.wait(100) == 0
+def test_the_figures_of_a_program_that_ended_are_of_all_that_it_did(server: CaptiveDaemon, tmp_path: Path) -> None:
+    """Agents tell theirs once a second, and at the end: this one comes to neither before the program is gone."""
+    touched = tmp_path / "touched"
+    script = f"import signal; far = bytearray(b'x') * (4 << 20); open({str(touched)!r}, 'w'); signal.pause()"
+    order = Order([sys.executable, "-c", script], 64 * MIB, 1 << 30, server.target, None)
+    with Paging().start(order) as program:
+        wait_until(touched.exists)
+        (agent,) = program.agents()
+        os.kill(agent, signal.SIGSTOP)
+        ended = os.pidfd_open(program.pid)
+
+        def go_on_once_it_is_gone() -> None:
+            select.select([ended], [], [], 60)
+            time.sleep(0.3)  # whoever does not wait for the agent has answered by then
+            os.kill(agent, signal.SIGCONT)
+
+        helper = threading.Thread(target=go_on_once_it_is_gone)
+        program.signal(signal.SIGTERM)
+        helper.start()
+        assert program.wait(60) == 128 + signal.SIGTERM
         assert (program.figures().peak or 0) >= 4 * MIB
+        helper.join()
+        os.close(ended)
 
 
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
