@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 __all__ = [
     "TOO_LONG",
@@ -30,7 +30,10 @@ __all__ = [
     "missing_command",
     "redirected",
     "run_to_end",
+    "tried",
 ]
+
+T = TypeVar("T")
 
 TOO_LONG = "did not end in time"
 
@@ -38,6 +41,7 @@ TOO_LONG = "did not end in time"
 _REDIRECT = 'exec <"$0" >"$1"; shift; exec "$@"'
 _CHUNK_BYTES = 1 << 20
 _LAST_SECONDS = 10.0
+_TRIES = 3
 
 
 class Failed(Exception):  # noqa: N818  what happened to the run
@@ -123,6 +127,24 @@ class Program(ABC):
         Raises:
             Failed: it did not end in so many seconds, or badly.
         """
+
+
+def tried(run: Callable[[], T], killed: Callable[[], object] = lambda: None) -> T:
+    """A run, and once more where it was killed for want of memory; twice at most.
+
+    Args:
+        run: does it.
+        killed: told each time.
+
+    Raises:
+        NoMemory: it was killed the last time, too.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return run()
+        except NoMemory:
+            killed()
+    return run()
 
 
 def missing_command(command: str, package: str) -> str:

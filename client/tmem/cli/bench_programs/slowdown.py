@@ -18,13 +18,11 @@ from tmem.cli.bench_common.figures import exactly
 from tmem.wire.errors import TmemError
 from tmem.wire.limits import PAGE_BYTES
 
-from .programs import Done, Failed, NoMemory, Program, Wanted
+from .programs import Done, Failed, Program, Wanted, tried
 from .rig import Rig
 from .ways import Memory, Paged, Way, plain
 
 __all__ = ["measure"]
-
-_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -127,12 +125,11 @@ class _Measurement:
 
     def _try(self, way: Way, limit: int, cell: _Cell) -> tuple[Done, Memory]:
         """A run with little memory."""
-        for _ in range(_TRIES - 1):
-            try:
-                return self._run(way, limit)
-            except NoMemory:
-                cell.kills += 1
-        return self._run(way, limit)
+
+        def killed() -> None:
+            cell.kills += 1
+
+        return tried(lambda: self._run(way, limit), killed)
 
     def _limits(self, way: Way) -> Callable[[int], int]:
         """What a share of the working set is for a way."""
