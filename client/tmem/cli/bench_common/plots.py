@@ -88,9 +88,11 @@ def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     return looks
 
 
-def waits(axes: Axes, latencies: Mapping[str, Sequence[float]], what: str) -> None:
+def waits(
+    axes: Axes, latencies: Mapping[str, Sequence[float]], what: str, looks: Mapping[str, Any] | None = None
+) -> None:
     """The share of `what` that took at most so many microseconds."""
-    looks = styles(list(latencies))
+    looks = looks or styles(list(latencies))
     for label, values in latencies.items():
         ordered = sorted(values)
         # As many points as can be told apart.

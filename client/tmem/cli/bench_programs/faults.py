@@ -30,7 +30,7 @@ from tmem.wire.limits import PAGE_BYTES
 from .programs import Done, Failed, Program, Start, Wanted, hear_to_end, tried
 from .rig import Rig
 from .touch_work import page
-from .ways import DEVICE, Memory, Swapped, Way, plain, swap_ways
+from .ways import BARE_EXCHANGE, DEVICE, Memory, Swapped, Way, plain, swap_ways
 
 __all__ = ["measure"]
 
@@ -227,7 +227,7 @@ class _Measurement:
 
     def _tell_sum(self, ours: _Found, floor: _Found) -> None:
         report, agent = self._rig.report, self._agent
-        self._rig.series.latencies["a bare exchange"] = self._exchanges
+        self._rig.series.latencies[BARE_EXCHANGE] = self._exchanges
         report.add_rounds(
             "exchange_p50_us", "a bare exchange: one lone get over the link, p50, us", self._exchange_p50s
         )

@@ -12,13 +12,15 @@ from matplotlib.axes import Axes
 from tmem.cli.bench_common.plots import Plot, numbered, styles, svg, waits
 
 from .rig import Series
-from .ways import TITLES
+from .ways import BARE_EXCHANGE, TITLES
 
 __all__ = ["SLOWDOWN_TITLE", "WAITS_TITLE", "draw_slowdowns", "draw_waits"]
 
 SLOWDOWN_TITLE = "How many times as long as alone, against the share of the working set in local memory"
 WAITS_TITLE = "How long a fault takes, beside a bare exchange"
 _PANEL_HEIGHT = 3.0  # inches of 72 points
+# What others are held beside is no competitor.
+_LIMITS = {TITLES["floor"]: "#3d405b", BARE_EXCHANGE: "#adb5bd"}
 
 
 def draw_slowdowns(series: Series) -> list[Plot]:
@@ -26,8 +28,7 @@ def draw_slowdowns(series: Series) -> list[Plot]:
     found = {name: ways for name, ways in series.slowdowns.items() if any(ways.values())}
     if not found:
         return []
-    looks = styles(list(TITLES.values()))
-    panels = [_panel(name, ways, looks) for name, ways in found.items()]
+    panels = [_panel(name, ways, _looks()) for name, ways in found.items()]
     drawn = svg(*panels, height=_PANEL_HEIGHT, columns=min(2, len(panels)), one_legend=True)
     return [(SLOWDOWN_TITLE, drawn)]
 
@@ -36,7 +37,15 @@ def draw_waits(series: Series) -> list[Plot]:
     """The share of faults that took at most so long."""
     if not series.latencies:
         return []
-    return [(WAITS_TITLE, svg(lambda axes: waits(axes, series.latencies, "faults, of exchanges")))]
+    return [(WAITS_TITLE, svg(lambda axes: waits(axes, series.latencies, "faults, of exchanges", _looks())))]
+
+
+def _looks() -> dict[str, dict[str, Any]]:
+    """How each way's line looks, the same in every plot."""
+    looks = styles([*TITLES.values(), BARE_EXCHANGE])
+    for label, colour in _LIMITS.items():
+        looks[label] |= {"color": colour, "linestyle": "--"}
+    return looks
 
 
 def _panel(

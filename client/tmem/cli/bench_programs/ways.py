@@ -32,7 +32,7 @@ from . import areas
 from .programs import Done, Failed, NoMemory, Program, Started
 from .rig import Rig
 
-__all__ = ["DEVICE", "TITLES", "Memory", "Paged", "Swapped", "Way", "all_ways", "plain", "swap_ways"]
+__all__ = ["BARE_EXCHANGE", "DEVICE", "TITLES", "Memory", "Paged", "Swapped", "Way", "all_ways", "plain", "swap_ways"]
 
 TITLES = {
     "swap": "tmem, swap agent",
@@ -43,6 +43,8 @@ TITLES = {
     "floor": "loop on tmpfs",
 }
 """The ways, in the order of tables."""
+BARE_EXCHANGE = "a bare exchange"
+"""What a fault by the swap agent is held beside, and no way."""
 _LEAST_RESIDENT = 4 << 20
 DEVICE = "bench"
 """What the swap agent's device is called."""
