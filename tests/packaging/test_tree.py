@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from tests.conftest import skip_or_fail
 
@@ -144,10 +145,25 @@ def test_documented_make_targets_exist():
     assert set(used) <= targets
 
 
+def commands_of(words: list[str]) -> list[str]:
+    """Of the words of a line those that name a command, and one of its own commands."""
+    from tmem.cli.main import main
+
+    found: list[str] = []
+    command: click.Command = main
+    assert words[0] in main.commands
+    for word in words:
+        if not isinstance(command, click.Group) or word not in command.commands:
+            break
+        command = command.commands[word]
+        found.append(word)
+    return found
+
+
 @pytest.mark.parametrize("line", [line for line in commands() if line.split()[0] in {"tmem", "tmemd"}])
 def test_documented_commands_and_flags_exist(line):
     program, *words = line.split()
-    command = [word for word in words[:1] if not word.startswith("-")] if program == "tmem" else []
+    command = commands_of(words) if program == "tmem" else []
     help_text = run(BIN / program, *command, "--help")
     assert help_text.returncode == 0, help_text.stderr
     for flag in (word for word in words if word.startswith("--")):
