@@ -18,7 +18,11 @@ from tests.waiting import wait_until
 
 from tmem.agents.host import loops, swaps
 from tmem.agents.host.cgroups import Hierarchy
+from tmem.cli.bench_programs.areas import memory_area
+from tmem.cli.bench_programs.guard import Guard
 from tmem.cli.bench_programs.machine import check
+from tmem.cli.bench_programs.programs import Failed
+from tmem.cli.bench_programs.ways import no_other_area
 from tmem.wire.errors import InvalidOption, MachineUnfit
 
 COMMAND = (sys.executable, "-m", "tmem.cli", "bench", "programs")
@@ -233,6 +237,25 @@ class TestCommand:
             assert errors.endswith("tmem: interrupted\n")
             # It has waited for everything to be gone.
             assert not swaps.list_areas()
+
+
+def test_an_area_that_comes_or_goes_meanwhile_is_seen() -> None:
+    """Pages may have gone there: the figures would be of it, and so would what became of the pages."""
+    with Guard() as guard:
+        with (
+            pytest.raises(Failed, match="came into use meanwhile"),
+            no_other_area(frozenset()),
+            memory_area(guard, 1 << 20),
+        ):
+            pass
+        with memory_area(guard, 1 << 20):
+            own = frozenset(area.path for area in swaps.list_areas())
+            with no_other_area(own):
+                pass
+            with pytest.raises(Failed, match=f"was in use: {next(iter(own))}"), no_other_area(frozenset()):
+                pass
+            with pytest.raises(Failed, match=r"^broke$"), no_other_area(own):
+                raise Failed("broke")
 
 
 @pytest.fixture

@@ -248,7 +248,7 @@ def test_a_program_that_does_not_even_run_alone_is_not_run(monkeypatch):
     rig.report.begin("program")
     monkeypatch.setattr(slowdown, "plain", lambda rig: Way("alone", {None: [Failed(TOO_LONG)]}))
     slowdown.measure(rig, Program(), [])  # type: ignore[arg-type]
-    assert rig.report.not_run == {"program": f"not run: with all the memory that it wants it {TOO_LONG}"}
+    assert rig.report.not_run == {"program": f"not run: program, alone with all the memory that it wants: {TOO_LONG}"}
 
 
 # ---- The machine ----

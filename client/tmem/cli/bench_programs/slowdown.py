@@ -46,7 +46,7 @@ def measure(rig: Rig, program: Program, ways: Sequence[Way]) -> None:
         try:
             _Measurement(rig, program, ways).take()
         except Failed as failure:
-            rig.report.skip(f"with all the memory that it wants it {failure}")
+            rig.report.skip(f"{program.name}, alone with all the memory that it wants: {failure}")
 
 
 class _Measurement:

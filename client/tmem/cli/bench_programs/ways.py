@@ -7,6 +7,7 @@ allocations, so it is given what the limit leaves to them.
 Units: bytes; a limit of None is none.
 """
 
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -32,7 +33,19 @@ from . import areas
 from .programs import Done, Failed, NoMemory, Program, Started
 from .rig import Rig
 
-__all__ = ["BARE_EXCHANGE", "DEVICE", "TITLES", "Memory", "Paged", "Swapped", "Way", "all_ways", "plain", "swap_ways"]
+__all__ = [
+    "BARE_EXCHANGE",
+    "DEVICE",
+    "TITLES",
+    "Memory",
+    "Paged",
+    "Swapped",
+    "Way",
+    "all_ways",
+    "no_other_area",
+    "plain",
+    "swap_ways",
+]
 
 TITLES = {
     "swap": "tmem, swap agent",
@@ -49,6 +62,7 @@ _LEAST_RESIDENT = 4 << 20
 DEVICE = "bench"
 """What the swap agent's device is called."""
 _DEADLINE_SECONDS = 10.0
+_SWAPS = Path("/proc/swaps")
 # What zswap holds does not come from the area.
 _COUNTED_IN = frozenset({"pswpin", "zswpin"})
 _COUNTED_OUT = frozenset({"pswpout", "zswpout"})
@@ -123,6 +137,7 @@ class Swapped(Way):
         super().__init__(rig, name)
         self._make = make
         self._obstacle = obstacle
+        self._own: frozenset[str] = frozenset()
 
     def obstacle(self, program: Program) -> str:  # noqa: ARG002  by swap goes every one
         """Why it can't be had here; "" if it can."""
@@ -131,9 +146,14 @@ class Swapped(Way):
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The area is in use."""
+        before = _areas()
         with self._make() as words:
             self.words = words
-            yield
+            self._own = _areas() - before
+            try:
+                yield
+            finally:
+                self._own = frozenset()
 
     def run(self, program: Program, limit: int | None, seconds: float) -> tuple[Done, Memory]:
         """One run in a group of its own."""
@@ -151,7 +171,7 @@ class Swapped(Way):
                     process.end()
 
             before = _counters()
-            with Watch(group):
+            with no_other_area(self._own), Watch(group):
                 try:
                     done = program.run(start, seconds)
                 except Failed as failure:
@@ -162,6 +182,35 @@ class Swapped(Way):
             usage = group.usage()
         came, went = (now - then for now, then in zip(after, before, strict=True))
         return done, Memory(usage.peak or usage.resident, usage.major_faults, came, went)
+
+
+def _areas() -> frozenset[str]:
+    return frozenset(area.path for area in swaps.list_areas())
+
+
+@contextmanager
+def no_other_area(own: frozenset[str]) -> Iterator[None]:
+    """For the length of the block the kernel swaps to these areas alone: else nobody knows what was measured, nor what became of the pages.
+
+    Raises:
+        Failed: another area was in use, or came, or went.
+    """
+    with _SWAPS.open("rb") as table:
+        others = _areas() - own
+        if others:
+            raise Failed(f"another swap area was in use: {', '.join(sorted(others))}")
+        failure: Failed | None = None
+        try:
+            yield
+        except Failed as error:
+            failure = error
+        changes = select.poll()
+        changes.register(table, select.POLLPRI)
+        # The kernel tells whoever has the table open that it has changed.
+        if any(event & select.POLLPRI for _, event in changes.poll(0)):
+            raise Failed("another swap area came into use meanwhile, or went") from failure
+        if failure is not None:
+            raise failure
 
 
 def _counters() -> tuple[int, int]:
