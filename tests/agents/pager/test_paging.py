@@ -97,6 +97,28 @@ def test_the_figures_of_a_program_that_ended_are_of_all_that_it_did(server: Capt
         os.close(ended)
 
 
+def test_an_agent_that_ends_by_an_error_leaves_its_pages_to_the_next(server: CaptiveDaemon, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    script = f"""
+import hashlib, random, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+far = bytearray(random.Random(1).randbytes(12 << 20))
+open({str(ready)!r}, "w")
+signal.sigwait([signal.SIGUSR1])
+print(hashlib.sha256(far).hexdigest() == hashlib.sha256(random.Random(1).randbytes(12 << 20)).hexdigest(), flush=True)
+"""
+    order = Order([sys.executable, "-c", script], 4 * MIB, 1 << 30, server.target, None)
+    with Paging().start(order) as program:
+        wait_until(lambda: ready.exists() and program.figures().pages_out > 100)
+        (agent,) = program.agents()
+        # Nothing that can be understood.
+        program._served[0].end.send(b'{"id": 1}')
+        wait_until(lambda: program.agents() not in ([agent], [0]))
+        program.signal(signal.SIGUSR1)
+        assert program.wait(60) == 0
+        assert program.figures().more["pager_lost"] == 0
+
+
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:
     _, out, program = run(allocations, "threads", 2, memory=4 * MIB)
     assert out == "right\n"
