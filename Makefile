@@ -76,11 +76,12 @@ lock: venv  ## pin every dependency anew in requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --all-extras --group dev --generate-hashes --no-header --no-annotate \
 		--python-version 3.11 --output-file requirements.lock --upgrade pyproject.toml
 
-bench: venv system-packages  ## what calls, pages and megabytes cost beside their floors, the store beside its goals, tmem beside its peers
+bench: venv system-packages  ## what calls, pages and megabytes cost beside their floors, the store beside its goals, tmem beside its peers; real programs with little memory (root)
 	$(BIN)/tmemd --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --log-level warning --run '$(BIN)/tmem bench'
 	$(BIN)/tmem bench store --quick
 	mkdir -p reports
 	$(BIN)/tmem bench peers --quick --report reports/peers.html
+	$(BIN)/tmem bench programs --quick --report reports/programs.html
 
 clean:  ## remove what the targets made
 	rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist reports

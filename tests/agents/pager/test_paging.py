@@ -2,14 +2,18 @@
 
 import hashlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import wait_until
 
 import tmem.client
 from tmem.agents.pager import Pages
@@ -66,6 +70,53 @@ def test_every_way_to_ask_for_memory_is_answered_as_ever(run: Run, allocations: 
     assert figures.pages_out > 0
     assert figures.messages_out_per_mib
     assert figures.trouble == ""
+
+
+def test_the_figures_of_a_program_that_ended_are_of_all_that_it_did(server: CaptiveDaemon, tmp_path: Path) -> None:
+    """Agents tell theirs once a second, and at the end: this one comes to neither before the program is gone."""
+    touched = tmp_path / "touched"
+    script = f"import signal; far = bytearray(b'x') * (4 << 20); open({str(touched)!r}, 'w'); signal.pause()"
+    order = Order([sys.executable, "-c", script], 64 * MIB, 1 << 30, server.target, None)
+    with Paging().start(order) as program:
+        wait_until(touched.exists)
+        (agent,) = program.agents()
+        os.kill(agent, signal.SIGSTOP)
+        ended = os.pidfd_open(program.pid)
+
+        def go_on_once_it_is_gone() -> None:
+            select.select([ended], [], [], 60)
+            time.sleep(0.3)  # whoever does not wait for the agent has answered by then
+            os.kill(agent, signal.SIGCONT)
+
+        helper = threading.Thread(target=go_on_once_it_is_gone)
+        program.signal(signal.SIGTERM)
+        helper.start()
+        assert program.wait(60) == 128 + signal.SIGTERM
+        assert (program.figures().peak or 0) >= 4 * MIB
+        helper.join()
+        os.close(ended)
+
+
+def test_an_agent_that_ends_by_an_error_leaves_its_pages_to_the_next(server: CaptiveDaemon, tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    script = f"""
+import hashlib, random, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+far = bytearray(random.Random(1).randbytes(12 << 20))
+open({str(ready)!r}, "w")
+signal.sigwait([signal.SIGUSR1])
+print(hashlib.sha256(far).hexdigest() == hashlib.sha256(random.Random(1).randbytes(12 << 20)).hexdigest(), flush=True)
+"""
+    order = Order([sys.executable, "-c", script], 4 * MIB, 1 << 30, server.target, None)
+    with Paging().start(order) as program:
+        wait_until(lambda: ready.exists() and program.figures().pages_out > 100)
+        (agent,) = program.agents()
+        # Nothing that can be understood.
+        program._served[0].end.send(b'{"id": 1}')
+        wait_until(lambda: program.agents() not in ([agent], [0]))
+        program.signal(signal.SIGUSR1)
+        assert program.wait(60) == 0
+        assert program.figures().more["pager_lost"] == 0
 
 
 def test_many_threads_allocate_at_once(run: Run, allocations: Path, server: CaptiveDaemon) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.pages import random_page
 
+from tmem.cli.bench_common.plots import embedded
 from tmem.cli.bench_peers import plots
 from tmem.cli.bench_peers.cgroups import NoController, controller_root
 from tmem.cli.bench_peers.data import RATIOS, DataSet, _without_same_filled, generate, lz4_ratio, mixed
@@ -183,7 +184,7 @@ def test_an_embedded_plot_names_nothing_outside_and_keeps_what_it_refers_to():
         '<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 1 1" xmlns="http://www.w3.org/2000/svg" version="1.1">'
         '<metadata><a b="http://creativecommons.org"/>\n</metadata><defs><path id="m"/></defs><use xlink:href="#m" x="1"/></svg>\n'
     )
-    assert plots.embedded(svg) == (
+    assert embedded(svg) == (
         '<svg viewBox="0 0 1 1" version="1.1"><defs><path id="m"/></defs><use href="#m" x="1"/></svg>'
     )
 

@@ -141,41 +141,47 @@ class Agent:
 
     def run(self) -> int:
         """Serves until the region is closed, or its program has ended; answers the exit status."""
+        try:
+            status = self._serve()
+        except GoneError:
+            status = DONE
+        finally:
+            self._region.write_figures(self._pager.figures)
+        # Not by an agent that failed: the next one needs what is in the pools.
+        if status == DONE:
+            self._targets.close()
+        return status
+
+    def _serve(self) -> int:
         poller = _Poller()
         poll = poller.epoll.poll
         targets, pager = self._targets, self._pager
         clock = time.monotonic
         timeout = 0.0
-        try:
-            while not self._closing:
-                poller.watch(self._uffd.descriptor)
-                poller.watch(self._end.fileno())
-                poller.watch(self._pidfd)
-                targets.register(poller)
-                poller.settle()
-                ready = {descriptor for descriptor, _ in poll(timeout)}
-                now = targets.now = clock()
-                pager.note_time(now)
-                self._read_program(now)
-                targets.pump()
-                for waited in pager.waits(clock()):
-                    latencies.note(self._latencies, waited)
-                if targets.fenced:
-                    log.error("another agent has opened this region's pool: this one ends")
-                    return 1
-                if self._end.fileno() in ready:
-                    self._read_control(now)
-                if self._pidfd in ready:
-                    return DONE
-                pause = pager.step(now)
-                if now >= self._tick_at:
-                    self._tick(now)
-                timeout = min(pause, self._tick_at - now, max(targets.next_timer() - now, 0.0))
-        except GoneError:
-            return DONE
-        finally:
-            self._region.write_figures(pager.figures)
-            targets.close()
+        while not self._closing:
+            poller.watch(self._uffd.descriptor)
+            poller.watch(self._end.fileno())
+            poller.watch(self._pidfd)
+            targets.register(poller)
+            poller.settle()
+            ready = {descriptor for descriptor, _ in poll(timeout)}
+            now = targets.now = clock()
+            pager.note_time(now)
+            self._read_program(now)
+            targets.pump()
+            for waited in pager.waits(clock()):
+                latencies.note(self._latencies, waited)
+            if targets.fenced:
+                log.error("another agent has opened this region's pool: this one ends")
+                return 1
+            if self._end.fileno() in ready:
+                self._read_control(now)
+            if self._pidfd in ready:
+                return DONE
+            pause = pager.step(now)
+            if now >= self._tick_at:
+                self._tick(now)
+            timeout = min(pause, self._tick_at - now, max(targets.next_timer() - now, 0.0))
         return DONE
 
     def _read_program(self, now: float) -> None:

@@ -176,7 +176,16 @@ class PagedProgram:
             status = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
+        self._hear_last()
         return 128 - status if status < 0 else status
+
+    def _hear_last(self) -> None:
+        """Agents whose process has ended write their figures once more before they end."""
+        with self._lock:
+            over = [served for served in self._served if not Path(f"/proc/{served.region.pid}").exists()]
+        for served in over:
+            with suppress(subprocess.TimeoutExpired):
+                served.holder.wait(_END_SECONDS)
 
     def signal(self, number: int) -> None:
         """Sends it a signal."""
@@ -197,7 +206,7 @@ class PagedProgram:
             return [served.region for served in self._served]
 
     def figures(self) -> Figures:
-        """How it does, or did: all its regions together. What agents count is of up to a second ago."""
+        """How it does, or did: all its regions together. What agents count of a process that lives is of up to a second ago."""
         regions = self.regions()
         settings = self._settings
         counts = [region.table.counts() for region in regions]

@@ -3,7 +3,6 @@
 Owns: which measurements there are, their order, the command's options and its exit status.
 """
 
-import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tmem.cli.bench_common.options import report_option
 from tmem.cli.options import fail, failures_told
 from tmem.cli.output import print_json, talk
 from tmem.wire.allocator import keep_freed_messages
@@ -23,27 +23,9 @@ __all__ = ["peers"]
 NAMES = ("density", "extents", "batches", "lone", "clients", "shards")
 
 
-def _writable(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
-    """A report that can't be written is refused before a quarter of an hour is spent on it."""
-    if file is not None:
-        if not file.parent.is_dir():
-            raise click.BadParameter(f"there is no directory {file.parent}")
-        if file.is_dir():
-            raise click.BadParameter(f"{file} is a directory")
-        if not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise click.BadParameter(f"{file} can't be written to")
-    return file
-
-
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--report",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    callback=_writable,
-    help="Write an HTML page with tables and plots, too; its directory must exist.",
-)
+@report_option
 @click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds: minutes instead of a quarter of an hour.")
 @click.option(
     "--only",

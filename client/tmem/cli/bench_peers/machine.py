@@ -1,16 +1,15 @@
 """What machine and what versions a run was made with.
 
-Owns: how they are found out; what is not told here (names, addresses) is nobody's business in a report.
+Owns: which versions are told, and how they are found out.
 """
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import lz4
 
+from tmem.cli.bench_common.machine import describe_machine
 from tmem.cli.bench_common.servers import Memcached, Redis, Valkey
 
 __all__ = ["describe"]
@@ -24,24 +23,9 @@ _PACKAGES = (
 def describe() -> dict[str, Any]:
     """The machine, its load at this moment, and versions; plain values."""
     return {
-        "machine": {
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30), 1),
-            "kernel": f"{platform.system()} {platform.release()}",
-            "architecture": platform.machine(),
-            "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
-        },
+        "machine": describe_machine(),
         "versions": _versions(),
     }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in {"model name", "Model"}:
-            return value.strip()
-    return platform.processor() or "unknown"
 
 
 def _versions() -> dict[str, str]:

@@ -90,7 +90,7 @@ def describe_disk(
     for place in (queue / "queue", queue / ".." / "queue"):
         with suppress(OSError):
             turning = (place / "rotational").read_text("ascii").strip() == "1"
-            return kind, f"{kind} on {source} ({'a turning disk' if turning else 'no turning disk'})"
+            return kind, f"{kind} on {source} ({'one that turns' if turning else 'one that does not turn'}, it says)"
     return kind, f"{kind} on {source}"
 
 

@@ -27,10 +27,10 @@ from tmem.cli.scratch import scratch_pool
 from tmem.wire.errors import TmemError
 from tmem.wire.limits import PAGE_BYTES
 
-from .programs import Done, Failed, Program, Start, Wanted, hear_to_end
+from .programs import Done, Failed, Program, Start, Wanted, hear_to_end, tried
 from .rig import Rig
 from .touch_work import page
-from .ways import DEVICE, Memory, Swapped, Way, plain, swap_ways
+from .ways import BARE_EXCHANGE, DEVICE, Memory, Swapped, Way, plain, swap_ways
 
 __all__ = ["measure"]
 
@@ -128,10 +128,16 @@ class _Measurement:
         _, memory = self._touch(plain(rig), "random", sizes.touches)
         self._limit = memory.peak * _LOCAL_PERCENT // 100
         for number in range(sizes.touch_rounds):
-            for way in ways if number % 2 == 0 else reversed(ways):
+            for way in list(ways) if number % 2 == 0 else list(reversed(ways)):
                 rig.say(f"faults, round {number + 1}: {way.title}")
-                with way.ready():
-                    self._take_way(way)
+                try:
+                    with way.ready():
+                        self._take_way(way)
+                except (Failed, OSError, TmemError) as error:
+                    # The others say something all the same.
+                    rig.report.skip(f"faults, {way.title}: {error}", way.name)
+                    ways.remove(way)
+                    self._found.pop(way.name, None)
             if any(way.name == _OURS for way in ways):
                 rig.say(f"faults, round {number + 1}: bare exchanges")
                 self._exchange()
@@ -141,7 +147,7 @@ class _Measurement:
 
     def _touch(self, way: Swapped, order: str, touches: int) -> tuple[dict[str, Any], Memory]:
         toucher = _Toucher(self._rig.sizes.touched, order, touches)
-        _, memory = way.run(toucher, self._limit or None, self._rig.sizes.seconds)
+        _, memory = tried(lambda: way.run(toucher, self._limit or None, self._rig.sizes.seconds))
         self._bad += toucher.said["bad"]
         return toucher.said, memory
 
@@ -152,7 +158,7 @@ class _Measurement:
         readings.append(self._reading(way))
         waits = said["waits_us"]
         if not waits:
-            raise Failed(f"by the way of a {way.title} nothing was waited for")
+            raise Failed("nothing was waited for")
         found.waits += waits
         found.p50s.append(percentile(waits, 50))
         found.p99s.append(percentile(waits, 99))
@@ -221,7 +227,7 @@ class _Measurement:
 
     def _tell_sum(self, ours: _Found, floor: _Found) -> None:
         report, agent = self._rig.report, self._agent
-        self._rig.series.latencies["a bare exchange"] = self._exchanges
+        self._rig.series.latencies[BARE_EXCHANGE] = self._exchanges
         report.add_rounds(
             "exchange_p50_us", "a bare exchange: one lone get over the link, p50, us", self._exchange_p50s
         )

@@ -3,14 +3,13 @@
 Owns: whether it can be measured at all, and what of its settings decides what swapping costs.
 """
 
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
 from tmem.agents.host import swaps
 from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.machine import CAP_SYS_ADMIN, Machine
+from tmem.cli.bench_common.machine import describe_machine
 from tmem.wire.errors import InvalidOption, MachineUnfit
 
 __all__ = ["check", "describe"]
@@ -55,11 +54,7 @@ def describe() -> dict[str, Any]:
         groups = "none"
     return {
         "machine": {
-            "cpu": _cpu_model(),
-            "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30), 1),
-            "kernel": f"{platform.system()} {platform.release()}",
-            "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
+            **describe_machine(),
             "memory_control_groups": groups,
             **settings,
         }
@@ -73,11 +68,3 @@ def _selected(path: Path) -> str:
     except OSError:
         return "-"
     return text.partition("[")[2].partition("]")[0] or text
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() in {"model name", "Model"}:
-            return value.strip()
-    return platform.processor() or "unknown"

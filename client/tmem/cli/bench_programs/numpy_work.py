@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 _SEED = 2
-_COLUMN_STEP = 64
+_COLUMN_STEP = 256
 
 
 def main() -> None:

@@ -14,12 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 __all__ = [
     "TOO_LONG",
     "Done",
     "Failed",
+    "NoMemory",
     "Program",
     "Start",
     "Started",
@@ -29,7 +30,10 @@ __all__ = [
     "missing_command",
     "redirected",
     "run_to_end",
+    "tried",
 ]
+
+T = TypeVar("T")
 
 TOO_LONG = "did not end in time"
 
@@ -37,10 +41,15 @@ TOO_LONG = "did not end in time"
 _REDIRECT = 'exec <"$0" >"$1"; shift; exec "$@"'
 _CHUNK_BYTES = 1 << 20
 _LAST_SECONDS = 10.0
+_TRIES = 3
 
 
 class Failed(Exception):  # noqa: N818  what happened to the run
     """A run that came to nothing; the message says how."""
+
+
+class NoMemory(Failed):
+    """The kernel killed it because its group had no memory left at one moment; the next time there may be some."""
 
 
 class Started(Protocol):
@@ -118,6 +127,24 @@ class Program(ABC):
         Raises:
             Failed: it did not end in so many seconds, or badly.
         """
+
+
+def tried(run: Callable[[], T], killed: Callable[[], object] = lambda: None) -> T:
+    """A run, and once more where it was killed for want of memory; twice at most.
+
+    Args:
+        run: does it.
+        killed: told each time.
+
+    Raises:
+        NoMemory: it was killed the last time, too.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return run()
+        except NoMemory:
+            killed()
+    return run()
 
 
 def missing_command(command: str, package: str) -> str:
@@ -200,5 +227,4 @@ def describe_status(status: int) -> str:
     """How a program ended that did not end well."""
     if status <= 128:
         return f"ended with status {status}"
-    name = signal.Signals(status - 128).name
-    return f"killed by {name}" + (": no memory was left at one moment" if name == "SIGKILL" else "")
+    return f"killed by {signal.Signals(status - 128).name}"

@@ -38,7 +38,7 @@ class Sizes:
         touched: bytes that are touched when faults are measured. touches: in each of `touch_rounds` rounds. gets: lone exchanges in each.
     """
 
-    work: int = 128 * MIB
+    work: int = 96 * MIB
     queries: int = 10_000
     shares: tuple[int, ...] = (100, 75, 50, 25)
     rounds: int = 3
@@ -52,7 +52,7 @@ class Sizes:
     def quick(cls) -> "Sizes":
         """For `make bench`: minutes, not a quarter of an hour."""
         return cls(
-            work=96 * MIB,
+            work=64 * MIB,
             queries=2_000,
             rounds=1,
             seconds=60.0,

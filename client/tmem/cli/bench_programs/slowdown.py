@@ -3,10 +3,10 @@
 Owns: the order in which everything is run, what is compared with what, and the keys of the figures. In each round a program runs alone before
 and after it runs by the ways, so that a ratio's two sides are minutes apart at most; every other round goes through the ways in the opposite order.
 
-A run that takes too long, or that ends for want of memory, is told as such; the same program with still less memory is not tried by that way any
-more, nor in later rounds.
+A run that the kernel kills for want of memory is tried again, twice at most; how often that happened is told. One that takes too long, or comes to
+nothing each time, is told as such; the same program with still less memory is not tried by that way any more, nor in later rounds.
 
-Keys: PROGRAM_WAY_SHARE_slowdown, with _spread; _seconds, _faults, _pages_in, _pages_out of the same. PROGRAM_working_set_bytes,
+Keys: PROGRAM_WAY_SHARE_slowdown, with _spread; _seconds, _faults, _pages_in, _pages_out, _kills of the same. PROGRAM_working_set_bytes,
 PROGRAM_alone_seconds, PROGRAM_runs, PROGRAM_wrong_outputs.
 """
 
@@ -18,7 +18,7 @@ from tmem.cli.bench_common.figures import exactly
 from tmem.wire.errors import TmemError
 from tmem.wire.limits import PAGE_BYTES
 
-from .programs import Done, Failed, Program, Wanted
+from .programs import Done, Failed, Program, Wanted, tried
 from .rig import Rig
 from .ways import Memory, Paged, Way, plain
 
@@ -27,11 +27,12 @@ __all__ = ["measure"]
 
 @dataclass(slots=True)
 class _Cell:
-    """One way with one share: every round's run, and why there are no more, if there could be."""
+    """One way with one share: every round's run, how often there was none for want of memory, and why there are no more, if there could be."""
 
     seconds: list[float] = field(default_factory=list)
     slowdowns: list[float] = field(default_factory=list)
     memories: list[Memory] = field(default_factory=list)
+    kills: int = 0
     failure: str = ""
 
 
@@ -45,7 +46,7 @@ def measure(rig: Rig, program: Program, ways: Sequence[Way]) -> None:
         try:
             _Measurement(rig, program, ways).take()
         except Failed as failure:
-            rig.report.skip(f"with all the memory that it wants it {failure}")
+            rig.report.skip(f"{program.name}, alone with all the memory that it wants: {failure}")
 
 
 class _Measurement:
@@ -115,12 +116,20 @@ class _Measurement:
                     if trying.failure:
                         break
                     self._say(number, f"{way.title}, {share} %")
-                    done, memory = self._run(way, limit(share))
+                    done, memory = self._try(way, limit(share), trying)
                     trying.memories.append(memory)
                     taken.append((trying, done))
         except (Failed, OSError, TmemError) as error:
             trying.failure = str(error)
         return taken
+
+    def _try(self, way: Way, limit: int, cell: _Cell) -> tuple[Done, Memory]:
+        """A run with little memory."""
+
+        def killed() -> None:
+            cell.kills += 1
+
+        return tried(lambda: self._run(way, limit), killed)
 
     def _limits(self, way: Way) -> Callable[[int], int]:
         """What a share of the working set is for a way."""
@@ -144,10 +153,11 @@ class _Measurement:
             for share, cell in self._cells[way.name].items():
                 key = f"{name}_{way.name}_{share}"
                 if cell.failure:
-                    report.skip(f"{way.title}: {cell.failure}", f"{way.name}_{share}")
+                    report.skip(f"{name}, {way.title}, {share} %: {cell.failure}", f"{way.name}_{share}")
                 if not cell.slowdowns:
                     continue
                 title = f"{way.title}, {share} %"
+                report.add(f"{key}_kills", f"{title}, runs killed for want of memory", cell.kills, detail=True)
                 report.add_rounds(f"{key}_slowdown", title, cell.slowdowns, detail=True)
                 report.add_rounds(f"{key}_seconds", f"{title}, seconds", cell.seconds, detail=True)
                 for what in ("faults", "pages_in", "pages_out"):

@@ -1,4 +1,4 @@
-"""GNU sort, of a log of events."""
+"""GNU sort, of the logs of several hosts, one behind the other, by time."""
 
 import hashlib
 import os
@@ -11,9 +11,11 @@ from .programs import Done, Program, Start, Wanted, missing_command, run_to_end
 __all__ = ["Sort"]
 
 _SEED = 1
-# Of an event, as services log them: long lines that begin with an identifier in no order. Sort takes up every line once for each time that it
-# merges, wherever it is.
+# Of an event, as services log them: long lines that begin with a time. Each host's are in order. Sort leaves the lines where they are and takes
+# each up once for each time that it merges: it goes through all hosts' at once, again and again.
 _LINE_BYTES = 1024
+_HOSTS = 16
+_MOST_BETWEEN_NS = 2_000_000
 # The rest is what sort keeps for each line, beside its text.
 _SHARE_OF_TEXT = 0.92
 
@@ -60,8 +62,11 @@ def _lines(size: int) -> list[bytes]:
     text = b"".join(b'"span": "%016x", "state": "done, %d ms", ' % (chance.getrandbits(64), at) for at in range(4096))
     room = len(text) - _LINE_BYTES
     made = []
-    for _ in range(size // _LINE_BYTES):
-        at = chance.getrandbits(24) % room
-        line = b'{"id": "%016x", ' % chance.getrandbits(64) + text[at : at + _LINE_BYTES]
-        made.append(line[: _LINE_BYTES - 1] + b"\n")
+    for host in range(_HOSTS):
+        time = 1_700_000_000_000_000_000
+        for _ in range(size // _LINE_BYTES // _HOSTS):
+            time += chance.randrange(_MOST_BETWEEN_NS)
+            at = chance.getrandbits(24) % room
+            line = b'{"time": %d, "host": %d, ' % (time, host) + text[at : at + _LINE_BYTES]
+            made.append(line[: _LINE_BYTES - 1] + b"\n")
     return made

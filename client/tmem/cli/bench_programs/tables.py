@@ -16,7 +16,7 @@ from tmem.cli.output import console, print_table
 from .rig import Rig
 from .ways import TITLES
 
-__all__ = ["Table", "print_found", "tables"]
+__all__ = ["Table", "faults_table", "half_table", "print_found", "program_tables"]
 
 HALF = 50
 
@@ -31,16 +31,11 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
-def tables(rig: Rig) -> list[Table]:
-    """All of them; those that nothing was measured for are left out."""
-    found = [_half(rig), *(_program(rig, name) for name in rig.series.slowdowns), _faults(rig)]
-    return [table for table in found if table.rows]
-
-
 def print_found(rig: Rig) -> None:
     """On standard output."""
-    for table in tables(rig):
-        print_table(table.title, table.columns, table.rows, notes=table.notes)
+    for table in (half_table(rig), *program_tables(rig), faults_table(rig)):
+        if table.rows:
+            print_table(table.title, table.columns, table.rows, notes=table.notes)
     for name in rig.report.figures:
         if not rig.report.figures[name]:
             console.print(f"{name}: {'; '.join(rig.report.skipped(name))}")
@@ -62,7 +57,7 @@ def _ways(rig: Rig) -> list[str]:
     return [way for way in TITLES if any(ways.get(way) for ways in rig.series.slowdowns.values())]
 
 
-def _half(rig: Rig) -> Table:
+def half_table(rig: Rig) -> Table:
     """Every program at half of its working set, by every way."""
     ways = _ways(rig)
     rows = []
@@ -81,6 +76,11 @@ def _half(rig: Rig) -> Table:
     )
 
 
+def program_tables(rig: Rig) -> list[Table]:
+    """One for each program that was measured."""
+    return [_program(rig, name) for name in rig.series.slowdowns]
+
+
 def _program(rig: Rig, name: str) -> Table:
     """One program: what is left of its working set across, ways down."""
     report = rig.report
@@ -90,6 +90,11 @@ def _program(rig: Rig, name: str) -> Table:
     working_set = values[f"{name}_working_set_bytes"].value
     alone = values[f"{name}_alone_seconds"]
     wrong, runs = values[f"{name}_wrong_outputs"].value, values[f"{name}_runs"].value
+    killed = [
+        f"{figure.title} and tried again: {figure.value:.0f}."
+        for key, figure in values.items()
+        if key.endswith("_kills") and figure.value
+    ]
     return Table(
         f"{name}: needs {working_set / MIB:.0f} MiB, and alone {_cell(alone.rounds)} s",
         ["times as long as alone, with", *(f"{share} %" for share in shares)],
@@ -98,11 +103,11 @@ def _program(rig: Rig, name: str) -> Table:
             for way in TITLES
             if slowdowns.get(way)
         ],
-        [f"Outputs that differ: {wrong:.0f} of {runs:.0f}.", *report.skipped(name)],
+        [f"Outputs that differ: {wrong:.0f} of {runs:.0f}.", *killed, *report.skipped(name)],
     )
 
 
-def _faults(rig: Rig) -> Table:
+def faults_table(rig: Rig) -> Table:
     """Faults: what they take, and the sum."""
     figures = rig.report.figures.get("faults", [])
     return Table(

@@ -7,6 +7,7 @@ allocations, so it is given what the limit leaves to them.
 Units: bytes; a limit of None is none.
 """
 
+import select
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,7 +20,7 @@ from tmem.agents.host.machine import Machine, missing
 from tmem.agents.host.processes import Identity
 from tmem.agents.host.watch import Watch
 from tmem.agents.pager import shim
-from tmem.agents.pager.paging import Paging
+from tmem.agents.pager.paging import DEFAULT_ROOM, Paging
 from tmem.agents.pager.uffd import check_machine
 from tmem.agents.run.program import Program as Process
 from tmem.agents.run.ways import Order
@@ -29,10 +30,22 @@ from tmem.agents.swap.state import Site
 from tmem.wire.errors import InvalidOption, TmemError
 
 from . import areas
-from .programs import Done, Failed, Program, Started
+from .programs import Done, Failed, NoMemory, Program, Started
 from .rig import Rig
 
-__all__ = ["DEVICE", "TITLES", "Memory", "Paged", "Swapped", "Way", "all_ways", "plain", "swap_ways"]
+__all__ = [
+    "BARE_EXCHANGE",
+    "DEVICE",
+    "TITLES",
+    "Memory",
+    "Paged",
+    "Swapped",
+    "Way",
+    "all_ways",
+    "no_other_area",
+    "plain",
+    "swap_ways",
+]
 
 TITLES = {
     "swap": "tmem, swap agent",
@@ -43,11 +56,16 @@ TITLES = {
     "floor": "loop on tmpfs",
 }
 """The ways, in the order of tables."""
+BARE_EXCHANGE = "a bare exchange"
+"""What a fault by the swap agent is held beside, and no way."""
 _LEAST_RESIDENT = 4 << 20
 DEVICE = "bench"
 """What the swap agent's device is called."""
 _DEADLINE_SECONDS = 10.0
-_COUNTERS = ("pswpin", "pswpout")
+_SWAPS = Path("/proc/swaps")
+# What zswap holds does not come from the area.
+_COUNTED_IN = frozenset({"pswpin", "zswpin"})
+_COUNTED_OUT = frozenset({"pswpout", "zswpout"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,7 @@ class Way(ABC):
 
         Raises:
             Failed: it came to nothing.
+            NoMemory: that was for want of memory.
         """
 
     def command(self, command: list[str]) -> list[str]:
@@ -118,6 +137,7 @@ class Swapped(Way):
         super().__init__(rig, name)
         self._make = make
         self._obstacle = obstacle
+        self._own: frozenset[str] = frozenset()
 
     def obstacle(self, program: Program) -> str:  # noqa: ARG002  by swap goes every one
         """Why it can't be had here; "" if it can."""
@@ -126,9 +146,14 @@ class Swapped(Way):
     @contextmanager
     def ready(self) -> Iterator[None]:
         """The area is in use."""
+        before = _areas()
         with self._make() as words:
             self.words = words
-            yield
+            self._own = _areas() - before
+            try:
+                yield
+            finally:
+                self._own = frozenset()
 
     def run(self, program: Program, limit: int | None, seconds: float) -> tuple[Done, Memory]:
         """One run in a group of its own."""
@@ -146,17 +171,53 @@ class Swapped(Way):
                     process.end()
 
             before = _counters()
-            with Watch(group):
-                done = program.run(start, seconds)
+            with no_other_area(self._own), Watch(group):
+                try:
+                    done = program.run(start, seconds)
+                except Failed as failure:
+                    if group.usage().oom_kills:
+                        raise NoMemory("killed by the kernel, as no memory was left at one moment") from failure
+                    raise
             after = _counters()
             usage = group.usage()
-        came, went = (after[name] - before[name] for name in _COUNTERS)
+        came, went = (now - then for now, then in zip(after, before, strict=True))
         return done, Memory(usage.peak or usage.resident, usage.major_faults, came, went)
 
 
-def _counters() -> dict[str, int]:
-    lines = Path("/proc/vmstat").read_text("ascii").splitlines()
-    return {name: int(value) for name, value in (line.split() for line in lines) if name in _COUNTERS}
+def _areas() -> frozenset[str]:
+    return frozenset(area.path for area in swaps.list_areas())
+
+
+@contextmanager
+def no_other_area(own: frozenset[str]) -> Iterator[None]:
+    """For the length of the block the kernel swaps to these areas alone: else nobody knows what was measured, nor what became of the pages.
+
+    Raises:
+        Failed: another area was in use, or came, or went.
+    """
+    with _SWAPS.open("rb") as table:
+        others = _areas() - own
+        if others:
+            raise Failed(f"another swap area was in use: {', '.join(sorted(others))}")
+        failure: Failed | None = None
+        try:
+            yield
+        except Failed as error:
+            failure = error
+        changes = select.poll()
+        changes.register(table, select.POLLPRI)
+        # The kernel tells whoever has the table open that it has changed.
+        if any(event & select.POLLPRI for _, event in changes.poll(0)):
+            raise Failed("another swap area came into use meanwhile, or went") from failure
+        if failure is not None:
+            raise failure
+
+
+def _counters() -> tuple[int, int]:
+    """How many pages the machine has swapped in, and out, since it started."""
+    counters = dict(line.split() for line in Path("/proc/vmstat").read_text("ascii").splitlines())
+    came, went = (sum(int(counters.get(name, 0)) for name in names) for names in (_COUNTED_IN, _COUNTED_OUT))
+    return came, went
 
 
 class Paged(Way):
@@ -175,13 +236,12 @@ class Paged(Way):
 
     def run(self, program: Program, limit: int | None, seconds: float) -> tuple[Done, Memory]:
         """One run; `limit` is of large allocations."""
-        room = self.rig.area_bytes
         memory = Memory(0, 0, 0, 0)
 
         @contextmanager
         def start(command: list[str]) -> Iterator[Started]:
             nonlocal memory
-            order = Order(self.command(command), room if limit is None else limit, room, self.rig.target, None)
+            order = Order(self.command(command), DEFAULT_ROOM if limit is None else limit, None, self.rig.target, None)
             try:
                 with self.rig.agents():
                     running = Paging(deadline=_DEADLINE_SECONDS).start(order)
