@@ -15,7 +15,7 @@ from tests.agents.swap.conftest import command_environment, leftovers
 from tests.waiting import wait_until
 
 import tmem.client
-from tmem.agents.host import swaps
+from tmem.agents.host import loops, swaps
 from tmem.agents.swap.device import Options, attach, detach
 from tmem.agents.swap.shared import Word
 from tmem.agents.swap.state import Site
@@ -139,6 +139,40 @@ def test_a_step_that_fails_undoes_those_before_it(
     assert pools(server.target) == []
     monkeypatch.undo()
     attach_device(server.target, size=16 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("module", "call"), [(swaps, "swapon"), (loops.Loop, "over"), (os, "posix_spawn")], ids=["swapon", "loop", "holder"]
+)
+def test_a_signal_while_the_kernel_does_a_step_undoes_that_step_too(
+    start_server, attach_device, run_directory, monkeypatch, module, call
+):
+    """Python tells of it only when the system call has returned: the kernel swaps to the device then, and the holder must not end first."""
+    server = start_server()
+    real = getattr(module, call)
+
+    def interrupted(*arguments, **options):
+        done = real(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # as often as somebody presses it
+        return done
+
+    monkeypatch.setattr(module, call, interrupted)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        attach_device(server.target, size=16 * MIB)
+    assert time.monotonic() - begun < 18, "it waited for something that was still in use"
+    assert not leftovers(run_directory)
+    assert pools(server.target) == []
+
+
+def test_whoever_serves_never_ends_while_the_kernel_swaps_there(start_server, attach_device):
+    from tmem.agents.swap.device import _end_holder
+
+    device = attach_device(start_server().target, size=16 * MIB)
+    with pytest.raises(OSError, match="still swaps to"):
+        _end_holder(device.site, device.record)
+    assert device.reading.good
 
 
 def test_an_unknown_device_is_told(tmem):
