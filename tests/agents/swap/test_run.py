@@ -136,6 +136,31 @@ def test_when_the_command_itself_is_killed_everything_goes(
     assert not [area for area in swaps.list_areas() if area.size == 192 * MIB - 4096]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("killed", ["run", "program"])
+def test_a_server_that_stands_still_keeps_nothing_of_a_run(
+    start_tmem, start_server, machine, run_directory, hog_binary, killed
+):
+    """Its program waits for pages, and can't be ended before they have failed."""
+    server = start_server()
+    command = start_tmem("run", *SMALL, "--target", server.target, "--", str(hog_binary), "96", "300", "rnd", "write")
+    assert command.stdout is not None
+    assert command.stdout.readline() == "filled\n"
+    (group,) = groups(machine, command.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        if killed == "run":
+            command.kill()
+        else:
+            for pid in (group / "cgroup.procs").read_text("ascii").split():
+                os.kill(int(pid), signal.SIGKILL)
+            command.wait(120)
+        wait_until(lambda: not groups(machine, command.pid), 90)
+        wait_until(lambda: not leftovers(run_directory), 60)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
 def test_a_server_that_is_gone_ends_the_program_and_leaves_nothing(
     start_tmem, start_server, machine, run_directory, hog_binary
 ):

@@ -287,7 +287,17 @@ def detach(
             if area is not None:
                 if _check(site, record, area, force=force):
                     lost = area.used
-                _swap_off_for(site, area, lost, progress, interrupted)
+                patience = _Patience(site, record.io_deadline / 2) if force else None
+
+                def told(left: int) -> None:
+                    if progress is not None:
+                        progress(left, area.used)
+                    if patience is not None:
+                        patience.look(left)
+
+                _swap_off_for(site, area, lost, told, interrupted)
+                if patience is not None:
+                    lost = lost or patience.given_up
             record = site.update(record, attached=False)
             # It goes by itself when its last user closes it.
             if not _await(lambda: not _is_ours(site, device), _GONE_SECONDS):
@@ -356,6 +366,35 @@ def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> 
     return False
 
 
+class _Patience:
+    """Aborts a device that brings nothing back, as when its server stands still and the connection to it stands.
+
+    Args:
+        seconds: how long nothing may come back.
+
+    Attributes:
+        given_up: bytes that were out when it was aborted.
+    """
+
+    def __init__(self, site: Site, seconds: float) -> None:
+        self._site = site
+        self._seconds = seconds
+        self._left = -1
+        self._since = time.monotonic()
+        self._aborted = False
+        self.given_up = 0
+
+    def look(self, left: int) -> None:
+        """Told how much is still out, now and then."""
+        moment = time.monotonic()
+        if left != self._left:
+            self._left, self._since = left, moment
+        elif not self._aborted and moment - self._since > self._seconds:
+            self._aborted = True
+            self.given_up = left
+            _abort(self._site)
+
+
 def _abort(site: Site) -> None:
     """Every request fails from now on."""
     mounted = mounts.find_mount(str(site.mount))
@@ -366,11 +405,11 @@ def _abort(site: Site) -> None:
 
 
 def _swap_off_for(
-    site: Site, area: swaps.SwapArea, lost: int, progress: Progress | None, interrupted: Callable[[], None] | None
+    site: Site, area: swaps.SwapArea, lost: int, told: Callable[[int], None], interrupted: Callable[[], None] | None
 ) -> None:
     """The same; if what is out is lost, those whose pages have not even room to be marked so are killed."""
     try:
-        _swap_off(area, progress, interrupted)
+        _swap_off(area, told, interrupted)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -381,13 +420,11 @@ def _swap_off_for(
             ) from error
         for group in crowded(area.used, hierarchy):
             group.kill()
-        _swap_off(area, progress, interrupted)
+        _swap_off(area, told, interrupted)
 
 
-def _swap_off(
-    area: swaps.SwapArea, progress: Progress | None = None, interrupted: Callable[[], None] | None = None
-) -> None:
-    """Brings back what is out; a Ctrl-C stops that, and the kernel goes on using the area."""
+def _swap_off(area: swaps.SwapArea, told: Callable[[int], None], interrupted: Callable[[], None] | None) -> None:
+    """Brings back what is out, and tells how much still is; a Ctrl-C stops that, and the kernel goes on using the area."""
     failure: list[OSError] = []
     # Not the thread's own state: a join that is interrupted believes that the thread has ended (Python 3.11).
     ended = threading.Event()
@@ -407,8 +444,7 @@ def _swap_off(
         try:
             while not ended.wait(_POLL_SECONDS):
                 now = swaps.find_area(area.path)
-                if progress is not None:
-                    progress(now.used if now is not None else 0, area.used)
+                told(now.used if now is not None else 0)
         except KeyboardInterrupt:
             # In the kernel, a signal of its own ends the call; it looks at that when it has done with one process's pages.
             if interrupted is not None:
