@@ -97,7 +97,7 @@ def test_a_program_with_less_memory_than_it_needs_at_one_moment_is_told(tmem, ta
 
 
 def test_a_device_that_is_attached_already_is_used_and_stays(tmem, target, attach_device, hog_binary, run_directory):
-    device = attach_device(target)
+    device = attach_device(target, priority=swaps.MAX_PRIORITY)  # whatever else this machine swaps to
     done = tmem("run", "--memory", "32MiB", "--json", "--target", target, "--", str(hog_binary), "64", "1", "rnd")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["device"] == "t0"

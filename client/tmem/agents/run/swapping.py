@@ -33,12 +33,12 @@ class Swapping:
 
     Args:
         run_directory: of swap devices.
-        options: of a device that is made: fields of swap.device.Options.
+        options: asked of the device: fields of swap.device.Options; None = as it comes.
     """
 
     def __init__(self, run_directory: Path, **options: object) -> None:
         self._run_directory = run_directory
-        self._options = options
+        self._options = {name: value for name, value in options.items() if value is not None}
 
     def start(self, order: Order) -> "_SwapRun":
         """Starts a program; raises as Way.start."""
@@ -64,7 +64,7 @@ class _SwapRun:
     ) -> None:
         self._down = ExitStack()
         undo.enter_context(self._down)
-        shared = _shared_device(run_directory, order)
+        shared = _shared_device(run_directory, order, options)
         name = f"run-{os.getpid()}"
         group_name = f"tmem-{name}"
         guard = Guard(group_name, run_directory, None if shared is not None else name)
@@ -189,15 +189,30 @@ def _per_mib(messages: int, pages: int) -> float | None:
     return messages / (pages / 256) if pages else None
 
 
-def _shared_device(run_directory: Path, order: Order) -> Site | None:
-    """A device of this server that is attached already, is well, and has room."""
+def _shared_device(run_directory: Path, order: Order, options: dict[str, object]) -> Site | None:
+    """A device that is attached already, and where the program's pages would go as they are asked to."""
     for site in sites(run_directory):
-        reading = read_device(site)
-        if reading is None or not reading.good or reading.used is None or site.name.startswith("run-"):
-            continue
-        if reading.record.target == order.target and reading.record.size - reading.used >= (order.room or 0):
+        reading = None if site.name.startswith("run-") else read_device(site)
+        if reading is not None and _suits(reading, order, options):
             return site
     return None
+
+
+def _suits(reading: Reading, order: Order, options: dict[str, object]) -> bool:
+    """Whether a device is well, of this server, made as is asked for, has room, and is where the kernel swaps first."""
+    record, asked = reading.record, dict(options)
+    if not reading.good or reading.used is None or reading.priority is None or record.target != order.target:
+        return False
+    durable = asked.pop("durability", record.durability) in {record.durability, "memory"}
+    punctual = asked.pop("io_deadline", record.io_deadline) == record.io_deadline
+    # Whatever else is asked for is not written down of it.
+    if asked or not durable or not punctual:
+        return False
+    # Without a word on how much goes out, as much as stays here.
+    if record.size - reading.used < (order.memory if order.room is None else order.room):
+        return False
+    # Areas of the same priority are filled in turn.
+    return all(area.priority < reading.priority for area in swaps.list_areas() if area.path != record.device)
 
 
 def _device_options(order: Order, options: dict[str, object]) -> Options:
