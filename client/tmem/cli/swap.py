@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmem.wire.errors import MachineError
+from tmem.wire.errors import InvalidOption, MachineError
 
 from .options import Server, fail, failures_told, server_options
 from .output import console, format_bytes, print_json, print_table, progress, talk
@@ -30,6 +30,7 @@ __all__ = ["run_directory_option", "swap"]
 
 _DEFAULT_RUN_DIRECTORY = Path("/run/tmem-swap")
 _WATCH_SECONDS = 1.0
+_AGAIN_SECONDS = 5.0
 
 run_directory_option = click.option(
     "--run-dir",
@@ -133,26 +134,30 @@ def _described(record: "Record") -> dict[str, Any]:
 
 
 def _stay(site: "Site", record: "Record", asked: threading.Event) -> None:
-    """Waits until it is told to detach, and does; a device that does not fit back stays attached."""
+    """Waits until it is told to detach, and tries until it is: a device that does not fit back stays attached meanwhile.
+
+    Nobody tells a service twice that it is to stop. A signal that comes all the same has it tried at once.
+    """
     from tmem.agents.host.notify import notify
     from tmem.agents.swap.device import detach as take_down
 
     sys.stdout.flush()
     notify(READY="1", STATUS=f"attached: {record.device}, {record.target}")
     assert record.holder is not None
-    while True:
-        while not asked.wait(_WATCH_SECONDS):
-            if not record.holder.alive:
-                fail(f"the holder of {record.name} has ended", 0 if site.read() is None else 1)
+    while not asked.wait(_WATCH_SECONDS):
+        if not record.holder.alive:
+            fail(f"the holder of {record.name} has ended", 0 if site.read() is None else 1)
+    notify(STOPPING="1", STATUS="detaching")
+    told = True
+    while site.read() is not None:  # another process may take it down meanwhile, by force
         asked.clear()
-        notify(STOPPING="1", STATUS="detaching")
         try:
             take_down(site)
-        except (OSError, MachineError) as error:
-            talk.print(f"tmem: {error}", soft_wrap=True)
-            notify(STATUS=f"still attached: {error}")
-        else:
-            return
+        except (OSError, MachineError, InvalidOption) as error:
+            if told:
+                talk.print(f"tmem: {error}; it is tried again every {_AGAIN_SECONDS:.0f} s", soft_wrap=True)
+            notify(STATUS=f"still attached, and tried again every {_AGAIN_SECONDS:.0f} s: {error}")
+            told = asked.wait(_AGAIN_SECONDS)
 
 
 @swap.command()
