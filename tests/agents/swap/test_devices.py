@@ -55,6 +55,22 @@ def test_a_device_is_attached_shown_and_detached(start_server, tmem, run_directo
     assert tmem("swap", "status").stdout == "no device is attached\n"
 
 
+def test_a_run_directory_may_be_reached_through_a_symbolic_link(start_server, tmem, run_directory):
+    """The kernel's tables have the real path."""
+    server = start_server()
+    link = run_directory / "link"
+    link.symlink_to(run_directory)
+    options = ("--run-dir", str(link))
+    done = tmem("swap", "attach", "--name", "s0", "--size", "16MiB", "--target", server.target, *options)
+    assert done.returncode == 0, done.stderr
+    (shown,) = json.loads(tmem("swap", "status", "--json").stdout)
+    assert shown["condition"] == "attached"
+    assert tmem("swap", "detach", "s0", *options).returncode == 0
+    link.unlink()
+    assert not leftovers(run_directory)
+    assert pools(server.target) == []
+
+
 def test_room_for_all_of_it_is_reserved_on_the_server(start_server, attach_device):
     server = start_server("--memory-limit", "64MiB")
     with pytest.raises(OutOfCapacity, match="can't be reserved"):

@@ -66,7 +66,8 @@ class Site:
                 f"{name!r} can't be the name of a device: letters, digits, '.', '_' and '-', at most 31, and no '-' first"
             )
         self.name = name
-        self.path = run_directory.absolute() / name
+        # As the kernel's tables have it: mounts and loop devices are found there by this path.
+        self.path = run_directory.resolve() / name
         self.mount = self.path / "mnt"
         self.log = self.path / "log"
         self._state = self.path / "state.json"
