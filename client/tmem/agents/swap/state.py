@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +26,7 @@ __all__ = ["RUN_DIRECTORY", "Record", "Site", "open_control", "sites"]
 
 RUN_DIRECTORY = Path("/run/tmem-swap")
 
+_MOST_CONFIG_BYTES = 1 << 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 
 
@@ -138,7 +140,7 @@ def open_control(site: Site, record: Record) -> Control | None:
 
 def _open_control(pid: int, number: int) -> Control | None:
     try:
-        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -154,15 +156,24 @@ def _open_control(pid: int, number: int) -> Control | None:
 
 
 def _workers(site: Site) -> Iterator[tuple[int, Descriptors]]:
-    """Workers of this device, found by what they were told when they were started."""
+    """Workers of this device, found by what they were told when they were started.
+
+    Everybody can start a program with such a command line, and a set-user-id one with such files too: only processes that are wholly of
+    this user are believed.
+    """
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = [word.decode("ascii", "replace") for word in path.read_bytes().split(b"\0")]
             if words[1:3] != ["-m", WORKER_MODULE]:
                 continue
+            if not _is_wholly_ours(path.parent):
+                continue
             descriptors = Descriptors.from_arguments(words[3:-1])
-            config = os.open(path.parent / "fd" / str(descriptors.config), os.O_RDONLY | os.O_CLOEXEC)
+            config = os.open(path.parent / "fd" / str(descriptors.config), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
+                found = os.fstat(config)
+                if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_CONFIG_BYTES:
+                    continue
                 directory = Config.from_file(config).directory
             finally:
                 os.close(config)
@@ -170,3 +181,12 @@ def _workers(site: Site) -> Iterator[tuple[int, Descriptors]]:
             continue  # it has ended meanwhile, or is something else
         if directory == str(site.path):
             yield int(path.parent.name), descriptors
+
+
+def _is_wholly_ours(process: Path) -> bool:
+    """Whether all user ids of a process (real, effective, saved, of files) are this one's; its folder of /proc is given."""
+    for line in (process / "status").read_text("ascii", errors="replace").splitlines():
+        key, _, ids = line.partition(":")
+        if key == "Uid":
+            return {int(each) for each in ids.split()} == {os.geteuid()}
+    return False
