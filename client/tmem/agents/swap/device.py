@@ -276,11 +276,15 @@ def detach(
         InvalidOption: there is none of this name. NoRoom: nothing has changed.
         KeyboardInterrupt: it was interrupted; the kernel goes on swapping to the device.
     """
-    record = site.read()
-    if record is None:
-        raise InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
+    none = InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
+    if site.read() is None:
+        raise none
     lost = 0
     with site.locked():
+        record = site.read()
+        if record is None:  # another process has just detached it
+            site.remove()
+            raise none
         device = record.device
         if device is not None and _is_ours(site, device):
             area = swaps.find_area(device)

@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,27 @@ class Site:
         Raises:
             InvalidOption: another one does.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = self._lock()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InvalidOption(f"another process is attaching or detaching {self.name!r}") from None
             yield
         finally:
+            os.close(descriptor)
+
+    def _lock(self) -> int:
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it before may have removed the directory, and then this lock keeps nobody out.
+                with suppress(FileNotFoundError):
+                    if self.path.stat().st_ino == os.fstat(descriptor).st_ino:
+                        return descriptor
+            except BaseException as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise InvalidOption(f"another process is attaching or detaching {self.name!r}") from None
+                raise
             os.close(descriptor)
 
     def read(self) -> Record | None:

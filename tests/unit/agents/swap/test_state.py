@@ -1,15 +1,19 @@
 """What is written down of a device, and who is believed to be a worker of it."""
 
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tmem.agents.swap.config import WORKER_MODULE, Config
-from tmem.agents.swap.state import Site, _workers
+from tmem.agents.swap.device import detach
+from tmem.agents.swap.state import Record, Site, _workers
+from tmem.wire.errors import InvalidOption
 
 
 @pytest.fixture
@@ -49,6 +53,37 @@ def start_worker(tmp_path: Path) -> Iterator[Callable[[int], int]]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+def test_a_lock_is_of_the_directory_that_is_there(site, monkeypatch):
+    """Another process had it, and removed the directory, between its opening and its lock here."""
+    real = fcntl.flock
+
+    def meanwhile(descriptor: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        site.remove()
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with site.locked(), pytest.raises(InvalidOption, match="another process"), Site(site.path.parent, "t0").locked():
+        pass
+
+
+def test_what_another_process_detaches_meanwhile_is_not_detached_by_what_was_read_before(site, monkeypatch):
+    site.path.mkdir(parents=True)
+    site.write(Record("t0", 4096, "s:1", "p", 1, "memory", 30.0, 0.0))
+    real = site.locked
+
+    @contextmanager
+    def meanwhile() -> Iterator[None]:
+        site.remove()
+        with real():
+            yield
+
+    monkeypatch.setattr(site, "locked", meanwhile)
+    with pytest.raises(InvalidOption, match="no device is named"):
+        detach(site)
+    assert not site.path.exists()
 
 
 def test_a_worker_is_found_by_what_it_was_told(site, start_worker):
