@@ -191,10 +191,11 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                     "interrupted: it stops when the kernel has brought back what the program has out that it is at ..."
                 )
 
+            site = Site(run_directory, name)
             try:
-                done = take_down(Site(run_directory, name), force=force, progress=told, interrupted=stopping)
+                done = take_down(site, force=force, progress=told, interrupted=stopping)
             except KeyboardInterrupt:
-                fail(f"interrupted: {name} stays attached", 130)
+                fail(f"interrupted: {_state_of(site)}", 130)
         seconds = time.monotonic() - begun
         back = max(0, most - done.given_up)
         if as_json:
@@ -210,6 +211,18 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                 "`tmem destroy` removes it",
                 soft_wrap=True,
             )
+
+
+def _state_of(site: "Site") -> str:
+    """What an interrupted detach has left."""
+    from tmem.agents.swap.device import swapped_to
+
+    record = site.read()
+    if record is None:
+        return f"{site.name} is detached"
+    if swapped_to(site, record) is not None:
+        return f"{site.name} stays attached"
+    return f"{site.name} is half detached: nothing is out on it any more, and `tmem swap detach {site.name}` takes the rest down"
 
 
 @swap.command()

@@ -38,7 +38,7 @@ from .requirements import needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
 
-__all__ = ["Options", "Outcome", "attach", "detach"]
+__all__ = ["Options", "Outcome", "attach", "detach", "swapped_to"]
 
 _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
@@ -118,8 +118,7 @@ def _undo(site: Site) -> None:
     """
     record = site.read()
     if record is not None:
-        device = record.device
-        while device is not None and _is_ours(site, device) and swaps.find_area(device) is not None:
+        while (device := swapped_to(site, record)) is not None:
             with suppress(InterruptedError):
                 kernel.swapoff(device)
         _end_holder(site, record)
@@ -274,7 +273,8 @@ def detach(
 
     Raises:
         InvalidOption: there is none of this name. NoRoom: nothing has changed.
-        KeyboardInterrupt: it was interrupted; the kernel goes on swapping to the device.
+        KeyboardInterrupt: it was interrupted. The kernel goes on swapping to the device, or nothing is out any more and the next
+            `detach` takes down what is left: see swapped_to.
     """
     none = InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
     if site.read() is None:
@@ -316,6 +316,12 @@ def detach(
     gone = bool(control.words[Word.POOL_GONE])
     control.close()
     return Outcome(lost, pool_gone=gone)
+
+
+def swapped_to(site: Site, record: Record) -> str | None:
+    """The loop device, if the kernel swaps to it now, whatever is written down."""
+    device = record.device
+    return device if device is not None and _is_ours(site, device) and swaps.find_area(device) is not None else None
 
 
 def _is_ours(site: Site, device: str) -> bool:
@@ -470,7 +476,7 @@ def _end_holder(site: Site, record: Record) -> None:
     Raises:
         OSError: EBUSY: the kernel swaps to the device. Nothing has changed.
     """
-    if record.device is not None and _is_ours(site, record.device) and swaps.find_area(record.device) is not None:
+    if swapped_to(site, record) is not None:
         raise OSError(
             errno.EBUSY, f"the kernel still swaps to {record.device}: {site.name} stays, until `tmem swap detach` works"
         )
