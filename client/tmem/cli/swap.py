@@ -239,14 +239,14 @@ def status(server: Server, name: str | None, run_directory: Path, interval: floa
     from tmem.agents.swap.state import Site, sites
 
     places = [Site(run_directory, name)] if name is not None else sites(run_directory)
+    if name is not None and places[0].read() is None:
+        fail(f"no device is named {name!r}", 1)
     if watch:
         from .live import watch_devices
 
         watch_devices(places, server, max(interval, 0.1))
         return
     readings = [(place, _read(place)) for place in places]
-    if name is not None and readings[0][1] is None:
-        fail(f"no device is named {name!r}", 1)
     found = [reading for _, reading in readings if reading is not None]
     if server.json:
         print_json([reading.to_json() | {"ratio": _ratio(server, reading)} for reading in found])

@@ -40,3 +40,10 @@ def test_an_interrupted_detach_says_what_it_has_left(site, monkeypatch, left, wo
     done = CliRunner().invoke(swap, ["detach", "t0", "--run-dir", str(site.path.parent)])
     assert done.exit_code == 130
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--watch"], ["--watch", "--json"]])
+def test_a_device_that_is_not_there_can_t_be_watched_either(tmp_path, options):
+    done = CliRunner().invoke(swap, ["status", "none", "--run-dir", str(tmp_path), *options])
+    assert done.exit_code == 1
+    assert "no device is named 'none'" in done.stderr
