@@ -1,7 +1,7 @@
 """`tmem run`: one unmodified program with a local limit, the rest of its memory on the server.
 
 Owns: the command, the choice of the way, and the report. Ways are in tmem.agents.run; what the program prints is its own affair, so
-that everything of ours goes to standard error, and the report to standard output only if JSON is asked for.
+that everything of ours goes to standard error, also the report, as JSON if that is asked for, and to a file if one is named.
 """
 
 import signal
