@@ -145,7 +145,8 @@ def test_a_server_that_stands_still_keeps_nothing_of_a_run(
     server = start_server()
     command = start_tmem("run", *SMALL, "--target", server.target, "--", str(hog_binary), "96", "300", "rnd", "write")
     assert command.stdout is not None
-    assert command.stdout.readline() == "filled\n"
+    line = command.stdout.readline()
+    assert line == "filled\n", command.communicate(timeout=60)
     (group,) = groups(machine, command.pid)
     os.kill(server.pid, signal.SIGSTOP)
     try:
