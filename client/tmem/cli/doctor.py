@@ -142,7 +142,6 @@ _BASE: tuple[Callable[[], Finding], ...] = (
             ("lz4", True, "pip install tmem"),
             ("cramjam", True, "pip install tmem"),
             ("crc32c", True, "pip install tmem"),
-            ("hpack", False, "agents need it: pip install tmem[agents]"),
             ("uvloop", False, "the daemon needs it: pip install tmem[server]"),
             ("prometheus-client", False, "the daemon needs it: pip install tmem[server]"),
             ("hpack", False, "the agents need it: pip install tmem[agents]"),

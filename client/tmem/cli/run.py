@@ -1,7 +1,7 @@
 """`tmem run`: one unmodified program with a local limit, the rest of its memory on the server.
 
 Owns: the command, the choice of the way, and the report. Ways are in tmem.agents.run; what the program prints is its own affair, so
-that everything of ours goes to standard error, and the report to standard output only if JSON is asked for.
+that everything of ours goes to standard error, also the report, as JSON if that is asked for, and to a file if one is named.
 """
 
 import signal
@@ -35,18 +35,21 @@ _LOOK_SECONDS = 0.2
     show_default=True,
     help="swap: a control group and a swap device, for any program, as root. pager: a preload shim for large allocations.",
 )
-@click.option("--size", type=SIZE, help="How much may go out, kept free on the server.  [default: 4GiB]")
 @click.option(
-    "--overcommit", default=1.0, show_default=True, type=click.FloatRange(1.0, 100.0), help="As of swap attach."
+    "--size",
+    type=SIZE,
+    help="How much may go out. swap: kept free on the server; pager: of each process, and nothing is kept.  "
+    "[default: 4GiB; pager: 16GiB]",
+)
+@click.option(
+    "--overcommit", type=click.FloatRange(1.0, 100.0), help="As of swap attach; not of the pager.  [default: 1.0]"
 )
 @click.option(
     "--durability",
     type=click.Choice(["memory", "disk"]),
-    default="memory",
-    show_default=True,
-    help="As of swap attach.",
+    help="As of swap attach; not of the pager.  [default: memory]",
 )
-@click.option("--io-deadline", default="30s", show_default=True, type=DURATION, help="As of swap attach.")
+@click.option("--io-deadline", type=DURATION, help="How long the program waits for a page at most.  [default: 30s]")
 @click.option("--live/--no-live", default=None, help="Draw how it does while it runs.  [default: on a terminal]")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report to a file, as JSON.")
 @run_directory_option
@@ -67,6 +70,9 @@ def run(
     """Run COMMAND with little local memory, and the rest of it on the server.
 
         tmem run --memory 64MiB -- sort big.txt
+
+    A swap device that is attached already is used if it is made as is asked for here, has room, and is where the kernel swaps first;
+    else one is made, which goes with the program.
 
     The exit status is the program's own (128 + n for signal n), or as of all commands if it could not be started.
     """
@@ -98,9 +104,13 @@ def run(
 
 def _way(via: str, run_directory: Path, options: dict[str, Any]) -> "Way":
     if via == "pager":
+        for name in ("overcommit", "durability"):
+            if options[name] is not None:
+                raise click.UsageError(f"--{name} is of --via swap: the pager has no such choice")
         from tmem.agents.pager.paging import Paging
 
-        return Paging(deadline=options["io_deadline"])
+        deadline = options["io_deadline"]
+        return Paging() if deadline is None else Paging(deadline=deadline)
     from tmem.agents.run.swapping import Swapping
 
     return Swapping(run_directory, **options)

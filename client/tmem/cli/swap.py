@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tmem.wire.errors import MachineError
+from tmem.wire.errors import InvalidOption, MachineError
 
 from .options import Server, fail, failures_told, server_options
 from .output import console, format_bytes, print_json, print_table, progress, talk
@@ -30,6 +30,7 @@ __all__ = ["run_directory_option", "swap"]
 
 _DEFAULT_RUN_DIRECTORY = Path("/run/tmem-swap")
 _WATCH_SECONDS = 1.0
+_AGAIN_SECONDS = 5.0
 
 run_directory_option = click.option(
     "--run-dir",
@@ -133,26 +134,30 @@ def _described(record: "Record") -> dict[str, Any]:
 
 
 def _stay(site: "Site", record: "Record", asked: threading.Event) -> None:
-    """Waits until it is told to detach, and does; a device that does not fit back stays attached."""
+    """Waits until it is told to detach, and tries until it is: a device that does not fit back stays attached meanwhile.
+
+    Nobody tells a service twice that it is to stop. A signal that comes all the same has it tried at once.
+    """
     from tmem.agents.host.notify import notify
     from tmem.agents.swap.device import detach as take_down
 
     sys.stdout.flush()
     notify(READY="1", STATUS=f"attached: {record.device}, {record.target}")
     assert record.holder is not None
-    while True:
-        while not asked.wait(_WATCH_SECONDS):
-            if not record.holder.alive:
-                fail(f"the holder of {record.name} has ended", 0 if site.read() is None else 1)
+    while not asked.wait(_WATCH_SECONDS):
+        if not record.holder.alive:
+            fail(f"the holder of {record.name} has ended", 0 if site.read() is None else 1)
+    notify(STOPPING="1", STATUS="detaching")
+    told = True
+    while site.read() is not None:  # another process may take it down meanwhile, by force
         asked.clear()
-        notify(STOPPING="1", STATUS="detaching")
         try:
             take_down(site)
-        except (OSError, MachineError) as error:
-            talk.print(f"tmem: {error}", soft_wrap=True)
-            notify(STATUS=f"still attached: {error}")
-        else:
-            return
+        except (OSError, MachineError, InvalidOption) as error:
+            if told:
+                talk.print(f"tmem: {error}; it is tried again every {_AGAIN_SECONDS:.0f} s", soft_wrap=True)
+            notify(STATUS=f"still attached, and tried again every {_AGAIN_SECONDS:.0f} s: {error}")
+            told = asked.wait(_AGAIN_SECONDS)
 
 
 @swap.command()
@@ -186,10 +191,11 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
                     "interrupted: it stops when the kernel has brought back what the program has out that it is at ..."
                 )
 
+            site = Site(run_directory, name)
             try:
-                done = take_down(Site(run_directory, name), force=force, progress=told, interrupted=stopping)
+                done = take_down(site, force=force, progress=told, interrupted=stopping)
             except KeyboardInterrupt:
-                fail(f"interrupted: {name} stays attached", 130)
+                fail(f"interrupted: {_state_of(site)}", 130)
         seconds = time.monotonic() - begun
         back = max(0, most - done.given_up)
         if as_json:
@@ -207,6 +213,18 @@ def detach(name: str, run_directory: Path, *, force: bool, as_json: bool) -> Non
             )
 
 
+def _state_of(site: "Site") -> str:
+    """What an interrupted detach has left."""
+    from tmem.agents.swap.device import swapped_to
+
+    record = site.read()
+    if record is None:
+        return f"{site.name} is detached"
+    if swapped_to(site, record) is not None:
+        return f"{site.name} stays attached"
+    return f"{site.name} is half detached: nothing is out on it any more, and `tmem swap detach {site.name}` takes the rest down"
+
+
 @swap.command()
 @click.argument("name", required=False)
 @click.option("--watch", is_flag=True, help="Go on, and draw it.")
@@ -221,14 +239,14 @@ def status(server: Server, name: str | None, run_directory: Path, interval: floa
     from tmem.agents.swap.state import Site, sites
 
     places = [Site(run_directory, name)] if name is not None else sites(run_directory)
+    if name is not None and places[0].read() is None:
+        fail(f"no device is named {name!r}", 1)
     if watch:
         from .live import watch_devices
 
         watch_devices(places, server, max(interval, 0.1))
         return
     readings = [(place, _read(place)) for place in places]
-    if name is not None and readings[0][1] is None:
-        fail(f"no device is named {name!r}", 1)
     found = [reading for _, reading in readings if reading is not None]
     if server.json:
         print_json([reading.to_json() | {"ratio": _ratio(server, reading)} for reading in found])

@@ -97,7 +97,7 @@ def test_a_program_with_less_memory_than_it_needs_at_one_moment_is_told(tmem, ta
 
 
 def test_a_device_that_is_attached_already_is_used_and_stays(tmem, target, attach_device, hog_binary, run_directory):
-    device = attach_device(target)
+    device = attach_device(target, priority=swaps.MAX_PRIORITY)  # whatever else this machine swaps to
     done = tmem("run", "--memory", "32MiB", "--json", "--target", target, "--", str(hog_binary), "64", "1", "rnd")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[-1])["device"] == "t0"
@@ -134,6 +134,32 @@ def test_when_the_command_itself_is_killed_everything_goes(
     wait_until(lambda: not groups(machine, command.pid), 60)
     wait_until(lambda: not leftovers(run_directory), 60)
     assert not [area for area in swaps.list_areas() if area.size == 192 * MIB - 4096]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("killed", ["run", "program"])
+def test_a_server_that_stands_still_keeps_nothing_of_a_run(
+    start_tmem, start_server, machine, run_directory, hog_binary, killed
+):
+    """Its program waits for pages, and can't be ended before they have failed."""
+    server = start_server()
+    command = start_tmem("run", *SMALL, "--target", server.target, "--", str(hog_binary), "96", "300", "rnd", "write")
+    assert command.stdout is not None
+    line = command.stdout.readline()
+    assert line == "filled\n", command.communicate(timeout=60)
+    (group,) = groups(machine, command.pid)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        if killed == "run":
+            command.kill()
+        else:
+            for pid in (group / "cgroup.procs").read_text("ascii").split():
+                os.kill(int(pid), signal.SIGKILL)
+            command.wait(120)
+        wait_until(lambda: not groups(machine, command.pid), 90)
+        wait_until(lambda: not leftovers(run_directory), 60)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_a_server_that_is_gone_ends_the_program_and_leaves_nothing(

@@ -95,10 +95,14 @@ class Group(ABC):
         """Who is in it."""
         return [int(pid) for pid in self._read("cgroup.procs").split()]
 
-    def kill(self) -> int:
-        """Ends every process in it, and waits until they are gone; answers how many there were."""
+    def kill(self, seconds: float = _KILL_SECONDS) -> int:
+        """Ends every process in it, and waits until they are gone; answers how many there were.
+
+        Raises:
+            TimeoutError: one is not gone after so long. It goes when the kernel has done what it does for it.
+        """
         killed = set()
-        deadline = time.monotonic() + _KILL_SECONDS
+        deadline = time.monotonic() + seconds
         while pids := self.processes():
             for pid in pids:
                 killed.add(pid)
@@ -108,6 +112,16 @@ class Group(ABC):
                 raise TimeoutError(f"processes of {self.path} do not end: {pids}")
             time.sleep(_POLL_SECONDS)
         return len(killed)
+
+    def end(self, seconds: float = _KILL_SECONDS) -> None:
+        """Ends every process in it, and removes it; one that is gone is fine.
+
+        Raises:
+            OSError: TimeoutError: a process does not end; EBUSY: another one came.
+        """
+        with suppress(FileNotFoundError):
+            self.kill(seconds)
+        self.remove()
 
     def remove(self) -> None:
         """Removes it; one that is gone is fine.

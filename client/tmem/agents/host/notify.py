@@ -12,12 +12,12 @@ __all__ = ["notify"]
 
 
 def notify(**states: str) -> None:
-    """Sends states such as READY="1" or STATUS="attached"."""
+    """Sends states such as READY="1" or STATUS="attached"; of a text of several lines one is made, as the protocol has it."""
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return
     address = "\0" + path[1:] if path.startswith("@") else path
-    message = "\n".join(f"{name}={value}" for name, value in states.items())
+    message = "\n".join(f"{name}={'; '.join(map(str.strip, value.splitlines()))}" for name, value in states.items())
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock, suppress(OSError):
         sock.connect(address)
         sock.sendall(message.encode())

@@ -1,7 +1,7 @@
 """The way by kernel swap: a memory-limited control group, and a swap device on the server.
 
-Owns: which device is used (one that is attached already and has room, or one of its own, which goes with the run), the group, and
-the order of taking down: the program first, then the group, then the device, whose pages nobody owns by then.
+Owns: which device is used (one that is attached already and has room, or one of its own, which goes with the run), and the group. They
+are taken down in the order of guard.take_down: the program first, so that nobody owns the device's pages by then.
 """
 
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Self
 
 from tmem.agents.host import swaps
-from tmem.agents.host.cgroups import Group, Hierarchy, Usage
+from tmem.agents.host.cgroups import Hierarchy, Usage
 from tmem.agents.swap.device import Options, attach, detach
 from tmem.agents.swap.shared import Latencies, Word
 from tmem.agents.swap.state import Record, Site, sites
 from tmem.agents.swap.status import Compression, Reading, read_device
 from tmem.wire.errors import InvalidOption, NoRoom
 
-from .guard import Guard
+from .guard import Guard, take_down
 from .program import Program
 from .ways import Figures, Order
 
@@ -25,6 +25,7 @@ __all__ = ["Swapping"]
 
 DEFAULT_ROOM = 4 << 30
 _LEAST_MEMORY = 4 << 20
+_GRACE_SECONDS = 15.0
 
 
 class Swapping:
@@ -32,12 +33,12 @@ class Swapping:
 
     Args:
         run_directory: of swap devices.
-        options: of a device that is made: fields of swap.device.Options.
+        options: asked of the device: fields of swap.device.Options; None = as it comes.
     """
 
     def __init__(self, run_directory: Path, **options: object) -> None:
         self._run_directory = run_directory
-        self._options = options
+        self._options = {name: value for name, value in options.items() if value is not None}
 
     def start(self, order: Order) -> "_SwapRun":
         """Starts a program; raises as Way.start."""
@@ -63,32 +64,32 @@ class _SwapRun:
     ) -> None:
         self._down = ExitStack()
         undo.enter_context(self._down)
-        shared = _shared_device(run_directory, order)
+        shared = _shared_device(run_directory, order, options)
         name = f"run-{os.getpid()}"
         group_name = f"tmem-{name}"
         guard = Guard(group_name, run_directory, None if shared is not None else name)
-        self._down.callback(guard.dismiss)
-        if shared is not None:
-            self._site = shared
-        else:
-            self._site = Site(run_directory, name)
+        self._guard = guard
+        self._group = hierarchy.group(group_name)
+        self._program: Program | None = None
+        self._begun: Reading | None = None
+        self._site = shared if shared is not None else Site(run_directory, name)
+        self.shared = shared is not None
+        self._down.callback(self._take_down)
+        if shared is None:
             attach(self._site, _device_options(order, options))
-            self._down.callback(self._detach)
         self._begun = read_device(self._site)
-        self._group: Group = hierarchy.create(group_name)
-        self._down.callback(self._group.remove)
+        self._group = hierarchy.create(group_name)
         self._group.set_limit(order.memory)
         self._program = Program(order.command, self._group)
-        self._down.callback(self._program.end)
         self._compression = Compression(order.target, order.token)
         self._down.callback(self._compression.close)
         self._remote_peak = 0
         self._last: tuple[Usage, Reading | None] | None = None
-        self.shared = shared is not None
 
     @property
     def pid(self) -> int:
         """The program's process id."""
+        assert self._program is not None
         return self._program.pid
 
     @property
@@ -98,6 +99,7 @@ class _SwapRun:
 
     def wait(self, seconds: float) -> int | None:
         """Waits so long for its end."""
+        assert self._program is not None
         status = self._program.wait(seconds)
         self._look()
         if status is None and self._begun is not None:
@@ -106,6 +108,7 @@ class _SwapRun:
 
     def signal(self, number: int) -> None:
         """Sends it a signal."""
+        assert self._program is not None
         self._program.signal(number)
 
     def __enter__(self) -> Self:
@@ -114,11 +117,24 @@ class _SwapRun:
     def __exit__(self, *error: object) -> None:
         self._down.close()
 
-    def _detach(self) -> None:
+    def _take_down(self) -> None:
+        deadline = 0.0 if self._begun is None else self._begun.record.io_deadline
+        try:
+            take_down(self._group, None if self.shared else self._detach, deadline + _GRACE_SECONDS)
+        except BaseException:
+            self._guard.leave()
+            raise
+        if self._program is not None:
+            self._program.wait(_GRACE_SECONDS)
+        self._guard.dismiss()
+
+    def _detach(self, stuck: bool) -> None:
         # Nothing of the program is out any more. What others have out comes back first; if that can't be had any more,
         # keeping a device that nobody looks after would help nobody.
+        if self._site.read() is None:
+            return  # it could not be made
         try:
-            detach(self._site)
+            detach(self._site, force=stuck)
         except (OSError, NoRoom):
             detach(self._site, force=True)
 
@@ -173,15 +189,30 @@ def _per_mib(messages: int, pages: int) -> float | None:
     return messages / (pages / 256) if pages else None
 
 
-def _shared_device(run_directory: Path, order: Order) -> Site | None:
-    """A device of this server that is attached already, is well, and has room."""
+def _shared_device(run_directory: Path, order: Order, options: dict[str, object]) -> Site | None:
+    """A device that is attached already, and where the program's pages would go as they are asked to."""
     for site in sites(run_directory):
-        reading = read_device(site)
-        if reading is None or not reading.good or reading.used is None or site.name.startswith("run-"):
-            continue
-        if reading.record.target == order.target and reading.record.size - reading.used >= (order.room or 0):
+        reading = None if site.name.startswith("run-") else read_device(site)
+        if reading is not None and _suits(reading, order, options):
             return site
     return None
+
+
+def _suits(reading: Reading, order: Order, options: dict[str, object]) -> bool:
+    """Whether a device is well, of this server, made as is asked for, has room, and is where the kernel swaps first."""
+    record, asked = reading.record, dict(options)
+    if not reading.good or reading.used is None or reading.priority is None or record.target != order.target:
+        return False
+    durable = asked.pop("durability", record.durability) in {record.durability, "memory"}
+    punctual = asked.pop("io_deadline", record.io_deadline) == record.io_deadline
+    # Whatever else is asked for is not written down of it.
+    if asked or not durable or not punctual:
+        return False
+    # Without a word on how much goes out, as much as stays here.
+    if record.size - reading.used < (order.memory if order.room is None else order.room):
+        return False
+    # Areas of the same priority are filled in turn.
+    return all(area.priority < reading.priority for area in swaps.list_areas() if area.path != record.device)
 
 
 def _device_options(order: Order, options: dict[str, object]) -> Options:

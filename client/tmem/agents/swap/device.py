@@ -1,7 +1,8 @@
 """A device's life: attach and detach, step by step.
 
 Owns: the order of the steps, and that a step that fails undoes those before it. Each step is written down (state.py) when it is
-done, so that what a crash leaves can be taken down by the next `detach`.
+done, so that what a crash leaves can be taken down by the next `detach`; an attach that fails goes by what is written down as well.
+No signal comes between a step and its line there. Whatever happened: while the kernel swaps to a device, whoever serves it stays.
 
     attach: pool on the server, holder (mounts, starts workers), loop device over the mounted file, swap header, swapon
     detach: does it fit? swapoff, the loop device goes by itself, unmount, the holder ends, and its worker destroys the pool
@@ -18,13 +19,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tmem.agents.host import kernel, loops, mounts, swaps
 from tmem.agents.host.machine import Machine, missing
 from tmem.agents.host.processes import Identity
+from tmem.agents.host.signals import held
 from tmem.wire.errors import InvalidOption, MachineUnfit, NoRoom
 from tmem.wire.limits import PAGE_BYTES
 
@@ -36,7 +38,7 @@ from .requirements import needs, server_swapless
 from .shared import Word
 from .state import Record, Site, open_control
 
-__all__ = ["Options", "Outcome", "attach", "detach"]
+__all__ = ["Options", "Outcome", "attach", "detach", "swapped_to"]
 
 _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
@@ -94,14 +96,33 @@ def attach(site: Site, options: Options) -> Record:
                 "and take it down with `tmem swap detach`"
             )
         # The innermost is undone first: whoever serves ends before the pool that it serves from goes.
-        with NewPool(options.target, options.token, pool_name(site.name)) as pool, ExitStack() as undo:
-            undo.callback(site.remove)
-            pool.create(options.size // PAGE_BYTES, options.overcommit, options.durability, options.chunk_pages)
-            config, record = _write_down(site, options, pool)
-            record = _start_holder(site, record, config, options.log, undo)
-            record = _swap_on(site, record, options.priority, undo)
-            undo.pop_all()
+        with NewPool(options.target, options.token, pool_name(site.name)) as pool:
+            try:
+                with held():
+                    pool.create(options.size // PAGE_BYTES, options.overcommit, options.durability, options.chunk_pages)
+                config, record = _write_down(site, options, pool)
+                record = _start_holder(site, record, config, options.log)
+                record = _swap_on(site, record, options.priority)
+            except BaseException:
+                with held():
+                    _undo(site)
+                raise
     return record
+
+
+def _undo(site: Site) -> None:
+    """Takes down what an attach that failed has made.
+
+    Raises:
+        OSError: the kernel swaps to it and does not let go; it stays, for a later `detach`.
+    """
+    record = site.read()
+    if record is not None:
+        while (device := swapped_to(site, record)) is not None:
+            with suppress(InterruptedError):
+                kernel.swapoff(device)
+        _end_holder(site, record)
+    site.remove()
 
 
 def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Record]:
@@ -137,8 +158,21 @@ def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Re
     return config, record
 
 
-def _start_holder(site: Site, record: Record, config: Config, log: int | None, undo: ExitStack) -> Record:
+def _start_holder(site: Site, record: Record, config: Config, log: int | None) -> Record:
     """Starts the holder, which mounts the file system and serves it."""
+    with held():
+        record, read_end = _spawn_holder(site, record, config, log)
+    with os.fdopen(read_end, "rb") as pipe:
+        answer = json.loads(pipe.read() or b"null")
+    if answer is None:
+        raise OSError(errno.ECHILD, f"the holder did not start: {_tail(site, log)}")
+    if "error" in answer:
+        raise OSError(errno.ECHILD, answer["error"])
+    return site.update(record, control=answer["control"])
+
+
+def _spawn_holder(site: Site, record: Record, config: Config, log: int | None) -> tuple[Record, int]:
+    """Its process, written down, and where it tells how its start went."""
     read_end, write_end = os.pipe()
     config_file = config.to_file()
     out = os.open(site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log is None else log
@@ -163,16 +197,15 @@ def _start_holder(site: Site, record: Record, config: Config, log: int | None, u
         os.close(config_file)
         if log is None:
             os.close(out)
-    with suppress(ProcessLookupError):  # it has ended already; the pipe says so too
+    try:
         record = site.update(record, holder=Identity.of(pid))
-    undo.callback(_end_holder, site, record)
-    with os.fdopen(read_end, "rb") as pipe:
-        answer = json.loads(pipe.read() or b"null")
-    if answer is None:
-        raise OSError(errno.ECHILD, f"the holder did not start: {_tail(site, log)}")
-    if "error" in answer:
-        raise OSError(errno.ECHILD, answer["error"])
-    return site.update(record, control=answer["control"])
+    except ProcessLookupError:
+        pass  # it has ended already; the pipe says so too
+    except BaseException:  # no room to write it down, say: nobody would find it
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    return record, read_end
 
 
 def _tail(site: Site, log: int | None) -> str:
@@ -186,8 +219,9 @@ def _tail(site: Site, log: int | None) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _swap_on(site: Site, record: Record, priority: int | None, undo: ExitStack) -> Record:
-    """Makes the block device, and lets the kernel swap to it."""
+@held()
+def _swap_on(site: Site, record: Record, priority: int | None) -> Record:
+    """Makes the block device, and lets the kernel swap to it; the loop device is not left open, and is gone if it does not."""
     file = os.open(site.mount / FILE_NAME.decode(), os.O_RDWR | os.O_CLOEXEC)
     try:
         loop = loops.Loop.over(file, name=f"tmem:{site.name}", block_bytes=_LOOP_SECTOR_BYTES)
@@ -200,7 +234,6 @@ def _swap_on(site: Site, record: Record, priority: int | None, undo: ExitStack) 
             Path(f"/sys/block/loop{loop.number}/queue/max_sectors_kb").write_text("1024", "ascii")
         swaps.format_area(loop.path, f"tmem-{site.name}")
         swaps.swapon(loop.path, priority)
-        undo.callback(kernel.swapoff, loop.path)
     finally:
         loop.close()
     return site.update(record, attached=True)
@@ -240,20 +273,35 @@ def detach(
 
     Raises:
         InvalidOption: there is none of this name. NoRoom: nothing has changed.
-        KeyboardInterrupt: it was interrupted; the kernel goes on swapping to the device.
+        KeyboardInterrupt: it was interrupted. The kernel goes on swapping to the device, or nothing is out any more and the next
+            `detach` takes down what is left: see swapped_to.
     """
-    record = site.read()
-    if record is None:
-        raise InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
+    none = InvalidOption(f"no device is named {site.name!r}; `tmem swap status` lists them")
+    if site.read() is None:
+        raise none
     lost = 0
     with site.locked():
+        record = site.read()
+        if record is None:  # another process has just detached it
+            site.remove()
+            raise none
         device = record.device
         if device is not None and _is_ours(site, device):
             area = swaps.find_area(device)
             if area is not None:
                 if _check(site, record, area, force=force):
                     lost = area.used
-                _swap_off_for(site, area, lost, progress, interrupted)
+                patience = _Patience(site, record.io_deadline / 2) if force else None
+
+                def told(left: int) -> None:
+                    if progress is not None:
+                        progress(left, area.used)
+                    if patience is not None:
+                        patience.look(left)
+
+                _swap_off_for(site, area, lost, told, interrupted)
+                if patience is not None:
+                    lost = lost or patience.given_up
             record = site.update(record, attached=False)
             # It goes by itself when its last user closes it.
             if not _await(lambda: not _is_ours(site, device), _GONE_SECONDS):
@@ -270,11 +318,19 @@ def detach(
     return Outcome(lost, pool_gone=gone)
 
 
+def swapped_to(site: Site, record: Record) -> str | None:
+    """The loop device, if the kernel swaps to it now, whatever is written down."""
+    device = record.device
+    return device if device is not None and _is_ours(site, device) and swaps.find_area(device) is not None else None
+
+
 def _is_ours(site: Site, device: str) -> bool:
     """Whether a loop device is still this one's: its number may be another's by now."""
     backing = loops.backing_of(device)
-    # An unmounted file is shown with a remark, and perhaps by a shorter path.
-    return backing is not None and backing.removesuffix(" (deleted)") == str(site.mount / FILE_NAME.decode())
+    # A file whose mount somebody has detached is shown with a remark, or by its path below that mount. That may be another
+    # device's too; but the kernel goes on swapping to it, and what is out must be had back before anything ends.
+    file = FILE_NAME.decode()
+    return backing is not None and backing.removesuffix(" (deleted)") in {str(site.mount / file), f"/{file}"}
 
 
 def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> bool:
@@ -320,6 +376,35 @@ def _check(site: Site, record: Record, area: swaps.SwapArea, *, force: bool) -> 
     return False
 
 
+class _Patience:
+    """Aborts a device that brings nothing back, as when its server stands still and the connection to it stands.
+
+    Args:
+        seconds: how long nothing may come back.
+
+    Attributes:
+        given_up: bytes that were out when it was aborted.
+    """
+
+    def __init__(self, site: Site, seconds: float) -> None:
+        self._site = site
+        self._seconds = seconds
+        self._left = -1
+        self._since = time.monotonic()
+        self._aborted = False
+        self.given_up = 0
+
+    def look(self, left: int) -> None:
+        """Told how much is still out, now and then."""
+        moment = time.monotonic()
+        if left != self._left:
+            self._left, self._since = left, moment
+        elif not self._aborted and moment - self._since > self._seconds:
+            self._aborted = True
+            self.given_up = left
+            _abort(self._site)
+
+
 def _abort(site: Site) -> None:
     """Every request fails from now on."""
     mounted = mounts.find_mount(str(site.mount))
@@ -330,11 +415,11 @@ def _abort(site: Site) -> None:
 
 
 def _swap_off_for(
-    site: Site, area: swaps.SwapArea, lost: int, progress: Progress | None, interrupted: Callable[[], None] | None
+    site: Site, area: swaps.SwapArea, lost: int, told: Callable[[int], None], interrupted: Callable[[], None] | None
 ) -> None:
     """The same; if what is out is lost, those whose pages have not even room to be marked so are killed."""
     try:
-        _swap_off(area, progress, interrupted)
+        _swap_off(area, told, interrupted)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
@@ -345,13 +430,11 @@ def _swap_off_for(
             ) from error
         for group in crowded(area.used, hierarchy):
             group.kill()
-        _swap_off(area, progress, interrupted)
+        _swap_off(area, told, interrupted)
 
 
-def _swap_off(
-    area: swaps.SwapArea, progress: Progress | None = None, interrupted: Callable[[], None] | None = None
-) -> None:
-    """Brings back what is out; a Ctrl-C stops that, and the kernel goes on using the area."""
+def _swap_off(area: swaps.SwapArea, told: Callable[[int], None], interrupted: Callable[[], None] | None) -> None:
+    """Brings back what is out, and tells how much still is; a Ctrl-C stops that, and the kernel goes on using the area."""
     failure: list[OSError] = []
     # Not the thread's own state: a join that is interrupted believes that the thread has ended (Python 3.11).
     ended = threading.Event()
@@ -371,8 +454,7 @@ def _swap_off(
         try:
             while not ended.wait(_POLL_SECONDS):
                 now = swaps.find_area(area.path)
-                if progress is not None:
-                    progress(now.used if now is not None else 0, area.used)
+                told(now.used if now is not None else 0)
         except KeyboardInterrupt:
             # In the kernel, a signal of its own ends the call; it looks at that when it has done with one process's pages.
             if interrupted is not None:
@@ -389,20 +471,25 @@ def _swap_off(
 
 
 def _end_holder(site: Site, record: Record) -> None:
-    """Unmounts, upon which the holder and its workers end by themselves; insists if they do not."""
-    deadline = time.monotonic() + _END_SECONDS
-    while mounts.find_mount(str(site.mount)) is not None:
-        try:
-            mounts.unmount(str(site.mount), lazily=time.monotonic() > deadline)
-        except OSError as error:
-            if error.errno not in {errno.EBUSY, errno.EINVAL}:
-                raise
-            time.sleep(_POLL_SECONDS)
+    """Unmounts, upon which the holder and its workers end by themselves; insists if they do not.
+
+    Raises:
+        OSError: EBUSY: the kernel swaps to the device. Nothing has changed.
+    """
+    if swapped_to(site, record) is not None:
+        raise OSError(
+            errno.EBUSY, f"the kernel still swaps to {record.device}: {site.name} stays, until `tmem swap detach` works"
+        )
+    patience = time.monotonic() + _END_SECONDS
+    # One that is just starting mounts it yet.
+    while _unmount(site, lazily=time.monotonic() > patience) or not _ended(record):
+        if time.monotonic() > patience + 2 * _END_SECONDS:
+            break
+        if time.monotonic() > patience + _END_SECONDS and record.holder is not None:
+            record.holder.signal(signal.SIGKILL)
+        time.sleep(_POLL_SECONDS / 5)
     if record.holder is None:
         return
-    if not record.holder.wait(_END_SECONDS):
-        record.holder.signal(signal.SIGKILL)
-        record.holder.wait(_END_SECONDS)
     with suppress(ChildProcessError):  # it is ours only if it was attached by this very process
         os.waitpid(record.holder.pid, os.WNOHANG)
     hierarchy = machine_hierarchy()
@@ -411,6 +498,22 @@ def _end_holder(site: Site, record: Record) -> None:
         if shelter.path.exists():
             shelter.kill()  # workers of a holder that had to be killed
             shelter.remove()
+
+
+def _unmount(site: Site, *, lazily: bool) -> bool:
+    """Unmounts the file system, if it is mounted and nothing uses it; answers whether it was mounted."""
+    if mounts.find_mount(str(site.mount)) is None:
+        return False
+    try:
+        mounts.unmount(str(site.mount), lazily=lazily)
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.EINVAL}:
+            raise
+    return True
+
+
+def _ended(record: Record) -> bool:
+    return record.holder is None or not record.holder.alive
 
 
 def _await(ready: Callable[[], bool], seconds: float) -> bool:

@@ -26,7 +26,7 @@ from contextlib import suppress
 from tmem.agents.host import log
 from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.memory import lock_memory, take_standing
-from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
+from tmem.agents.host.mounts import control_file, find_mount, mount_fuse, unmount
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
@@ -101,7 +101,12 @@ class Holder:
         mount_fuse(self._fuse, self._mount_path, f"tmem:{self._config.name}", MAX_READ_BYTES)
         self._greet()
         mounted = find_mount(self._mount_path)
-        assert mounted is not None
+        if mounted is None:
+            unmount(self._mount_path, lazily=True)
+            raise OSError(
+                errno.ENOENT,
+                f"what was mounted at {self._mount_path} is not in the mount table by that name: give the run directory's real path",
+            )
         self._abort = control_file(mounted.minor, "abort", os.O_WRONLY)
         self._active = self._spawn()
         self._await_ready(self._active)

@@ -9,8 +9,9 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = ["RUN_DIRECTORY", "Record", "Site", "open_control", "sites"]
 
 RUN_DIRECTORY = Path("/run/tmem-swap")
 
+_MOST_CONFIG_BYTES = 1 << 16
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,30}")
 
 
@@ -66,7 +68,8 @@ class Site:
                 f"{name!r} can't be the name of a device: letters, digits, '.', '_' and '-', at most 31, and no '-' first"
             )
         self.name = name
-        self.path = run_directory.absolute() / name
+        # As the kernel's tables have it: mounts and loop devices are found there by this path.
+        self.path = run_directory.resolve() / name
         self.mount = self.path / "mnt"
         self.log = self.path / "log"
         self._state = self.path / "state.json"
@@ -78,15 +81,27 @@ class Site:
         Raises:
             InvalidOption: another one does.
         """
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = self._lock()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InvalidOption(f"another process is attaching or detaching {self.name!r}") from None
             yield
         finally:
+            os.close(descriptor)
+
+    def _lock(self) -> int:
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it before may have removed the directory, and then this lock keeps nobody out.
+                with suppress(FileNotFoundError):
+                    if self.path.stat().st_ino == os.fstat(descriptor).st_ino:
+                        return descriptor
+            except BaseException as error:
+                os.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise InvalidOption(f"another process is attaching or detaching {self.name!r}") from None
+                raise
             os.close(descriptor)
 
     def read(self) -> Record | None:
@@ -137,7 +152,7 @@ def open_control(site: Site, record: Record) -> Control | None:
 
 def _open_control(pid: int, number: int) -> Control | None:
     try:
-        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:
@@ -153,15 +168,24 @@ def _open_control(pid: int, number: int) -> Control | None:
 
 
 def _workers(site: Site) -> Iterator[tuple[int, Descriptors]]:
-    """Workers of this device, found by what they were told when they were started."""
+    """Workers of this device, found by what they were told when they were started.
+
+    Everybody can start a program with such a command line, and a set-user-id one with such files too: only processes that are wholly of
+    this user are believed.
+    """
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = [word.decode("ascii", "replace") for word in path.read_bytes().split(b"\0")]
             if words[1:3] != ["-m", WORKER_MODULE]:
                 continue
+            if not _is_wholly_ours(path.parent):
+                continue
             descriptors = Descriptors.from_arguments(words[3:-1])
-            config = os.open(path.parent / "fd" / str(descriptors.config), os.O_RDONLY | os.O_CLOEXEC)
+            config = os.open(path.parent / "fd" / str(descriptors.config), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
+                found = os.fstat(config)
+                if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_CONFIG_BYTES:
+                    continue
                 directory = Config.from_file(config).directory
             finally:
                 os.close(config)
@@ -169,3 +193,12 @@ def _workers(site: Site) -> Iterator[tuple[int, Descriptors]]:
             continue  # it has ended meanwhile, or is something else
         if directory == str(site.path):
             yield int(path.parent.name), descriptors
+
+
+def _is_wholly_ours(process: Path) -> bool:
+    """Whether all user ids of a process (real, effective, saved, of files) are this one's; its folder of /proc is given."""
+    for line in (process / "status").read_text("ascii", errors="replace").splitlines():
+        key, _, ids = line.partition(":")
+        if key == "Uid":
+            return {int(each) for each in ids.split()} == {os.geteuid()}
+    return False

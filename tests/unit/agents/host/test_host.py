@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +153,13 @@ def test_a_log_that_nobody_reads_holds_up_nobody():
 def test_a_line_for_the_log(capfd):
     say("test", "words")
     assert capfd.readouterr().err == f"tmem-swap test[{os.getpid()}]: words\n"
+
+
+def test_a_state_of_several_lines_is_told_as_one(tmp_path, monkeypatch):
+    """Each further line would be a state of its own."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifications:
+        notifications.bind(str(tmp_path / "notify"))
+        notifications.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify(STOPPING="1", STATUS="t0 stays attached\n  no room\n  none at all")
+        assert notifications.recv(4096) == b"STOPPING=1\nSTATUS=t0 stays attached; no room; none at all"
