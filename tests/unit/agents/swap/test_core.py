@@ -426,6 +426,41 @@ def test_a_discard_while_an_older_removal_is_on_its_way_is_carried_out_too(devic
     assert not device.pool.store
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_removal_that_was_overwritten_speaks_for_no_later_one_of_the_same_pages(device, fails):
+    device.put(0, pages(0, 2))
+    device.punch(0, 2 * PAGE)
+    device.core.step()
+    device.write(0, pages(0, 2, mark=2))  # nothing is left of the first removal
+    device.core.step()
+    device.punch(0, PAGE)
+    device.core.step()
+    first, put, second = device.pool.calls
+    assert [call.kind for call in (first, put, second)] == ["flush", "put", "flush"]
+    device.pool.finish(first)
+    device.pool.finish(put)
+    number = device.read(0, 2 * PAGE)
+    device.pool.finish(device.pool.calls[-1])
+    assert device.answer(number) == bytes(PAGE) + pages(1, 1, mark=2), "the bytes from before the discard"
+    device.pool.finish(second, Unavailable("no") if fails else None)
+    device.clock.pass_seconds(2)
+    device.work()
+    assert list(device.pool.store) == [1], "its removal was forgotten"
+    assert not any(device.states)
+
+
+def test_nothing_spins_while_what_is_owed_waits_for_a_removal_on_its_way(device):
+    device.put(0, pages(0, 2))
+    device.punch(0, PAGE)
+    device.core.step()
+    device.punch(PAGE, PAGE)
+    assert not device.core.busy
+    device.pool.finish_all()
+    assert device.core.busy
+    device.work()
+    assert not device.pool.store
+
+
 def test_neighbouring_discards_are_one_message(device):
     device.put(0, pages(0, 256))
     device.put(256 * PAGE, pages(256, 256))
