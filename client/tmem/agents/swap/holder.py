@@ -42,6 +42,7 @@ _START_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 _STOP_SECONDS = 6.0
 _AGAIN_NANOSECONDS = 1_000_000_000
+_MOST_AGAIN_NANOSECONDS = 30_000_000_000
 
 
 class _Worker:
@@ -82,6 +83,7 @@ class Holder:
         self._active: _Worker | None = None
         self._standby: _Worker | None = None
         self._spawn_at = 0
+        self._pause = _AGAIN_NANOSECONDS  # longer while workers do not come to stand by
         self._progress = (0, 0)  # what was counted, and when that changed last
         self._connected = True
         self._hang = int(config.hang_seconds * 1e9)
@@ -190,6 +192,7 @@ class Holder:
                     message = b""
                 if message == READY:
                     worker.ready = True
+                    self._pause = _AGAIN_NANOSECONDS
                 elif not message:
                     self._poll.unregister(worker.socket)
 
@@ -203,9 +206,12 @@ class Holder:
         say(f"worker {worker.pid}, {what}, ended with {os.waitstatus_to_exitcode(status)}")
         if worker is self._active:
             self._active = None
+            self._spawn_at = min(self._spawn_at, now() + _AGAIN_NANOSECONDS)
         else:
             self._standby = None
-            self._spawn_at = now() + _AGAIN_NANOSECONDS
+            if not worker.ready and self._active is not None:
+                self._pause = min(2 * self._pause, _MOST_AGAIN_NANOSECONDS)
+            self._spawn_at = now() + (_AGAIN_NANOSECONDS if self._active is None else self._pause)
 
     def _watch(self, moment: int) -> None:
         """Sees to it that there is a worker, that it lives, and that requests are answered."""

@@ -145,6 +145,7 @@ class Pool:
         self._said = None
         self.ready = True
         self._note_epoch()
+        self._words[Word.REMAKING] = 0
         return None
 
     def _open(self, client: tmem.client.link.Client) -> tmem.client.link.Pool:
@@ -158,7 +159,8 @@ class Pool:
         """The server has lost the pool, or somebody destroyed it: what was in it is gone, and new pages can go out.
 
         A worker that is killed in here leaves what the next one begins with again: what is lost is written down first, and
-        a pool that was made and that nobody knows the token of is removed.
+        a pool that was made and that nobody knows the token of is removed. One of the same name that this device has not begun
+        to make is somebody else's, and stays.
         """
         config = self._config
         for block, known in self._presence.blocks_of(OBJECT):
@@ -166,7 +168,12 @@ class Pool:
         self._presence.reset()
         for left in client.pools():
             if left.name == config.pool:
+                if not self._words[Word.REMAKING]:
+                    raise PoolExists(
+                        f"the pool {config.pool!r} is not this device's any more: somebody else has made one"
+                    )
                 client.destroy_parked(left.pool_id)
+        self._words[Word.REMAKING] = 1
         made = client.create_pool(
             config.pool,
             durability=config.durability,

@@ -65,6 +65,8 @@ class Word(IntEnum):
     CONNECTIONS = 11
     POOL_GONE = 12
     """1: the device was taken down, and its pool destroyed."""
+    REMAKING = 13
+    """1: the server lost the pool, and one of its name may be this device's new one, of which nobody knows the token."""
     # Counted from here on.
     READS = 16
     PAGES_READ = 17

@@ -20,7 +20,7 @@ from contextlib import suppress
 from tmem.agents.host import log
 from tmem.agents.host.memory import lock_memory, map_sparse, take_standing
 from tmem.wire.allocator import keep_freed_messages
-from tmem.wire.errors import Fenced, TmemError
+from tmem.wire.errors import Fenced, InvalidOption, TmemError
 
 from .config import GONE, LEFT, READY, STOP, TAKE, Config, Descriptors
 from .core import Core
@@ -42,13 +42,22 @@ _FENCED = 3
 
 
 class Worker:
-    """One worker, from its loading to its end."""
+    """One worker, from its loading to its end.
+
+    Raises:
+        InvalidOption: the shared memory is another version's. Nothing was touched then, and no server asked.
+    """
 
     def __init__(self, descriptors: Descriptors) -> None:
         self._config = Config.from_file(descriptors.config)
         self._descriptors = descriptors
         self._socket = socket.socket(fileno=descriptors.socket)
         self._control = Control(descriptors.control)
+        if not self._control.valid:
+            raise InvalidOption(
+                f"the device {self._config.name!r} was attached by another version of tmem, whose shared memory this one can't "
+                "read: the worker that serves goes on. Detach the device, and attach it again"
+            )
         self._words = self._control.words
         self._kernel = Kernel(descriptors.fuse, self._control, now, say)
         self._poll = select.epoll()
@@ -225,6 +234,9 @@ def main() -> None:
     try:
         worker = Worker(Descriptors.from_arguments(sys.argv[1:]))
         status = worker.serve() if worker.stand_by() else 0
+    except InvalidOption as error:
+        say(str(error))
+        status = 1
     except Exception:  # noqa: BLE001  said so that nothing can wait for it; then the next worker takes over
         say(traceback.format_exc())
         status = 1
