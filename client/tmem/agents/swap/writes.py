@@ -268,10 +268,17 @@ class Writes:
     def _end_patch(self, patch: _Patch, error: TmemError | None) -> None:
         self._patching = False
         patch.finished(error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins what waited for patches that are no more."""
         self._start_patch()
         if not self._patching and not self._patches:
-            while self._held:
-                self._stage(self._held.popleft())
+            if self._held:
+                while self._held:
+                    self._stage(self._held.popleft())
+                # What was held had no number yet when these came.
+                self._syncs = deque((self._last, unique) for _, unique in self._syncs)
             self._answer_syncs()
 
     # ---- Syncs ----
@@ -315,8 +322,7 @@ class Writes:
             self._patches.popleft().finished(Unavailable(_LATE))
         while self._held and self._held[0].came <= before:
             self._refuse(self._held.popleft(), Unavailable(_LATE))
-        if self._held and not self._patches and not self._patching:
-            self._stage(self._held.popleft())
+        self._go_on()
 
     def drop_oldest(self) -> None:
         """Fails the write that has waited longest to be encoded, because its memory is needed."""

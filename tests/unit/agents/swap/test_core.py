@@ -630,6 +630,42 @@ def test_a_sync_waits_for_the_writes_before_it_and_for_no_others(device):
     device.pool.finish(second)
 
 
+def test_a_sync_behind_a_part_of_a_page_that_was_given_up_is_answered(device):
+    device.pool.ready = False
+    part = device.write(10, b"part")
+    sync = device.send(Other, Opcode.FSYNC, FILE_NODE)
+    assert sync not in device.kernel.answers
+    device.clock.pass_seconds(10.1)
+    device.core.tick()
+    assert device.answer(part) == errno.EIO
+    assert device.answer(sync) == b""
+
+
+def test_a_part_of_a_page_behind_one_that_was_given_up_is_begun(device):
+    device.pool.ready = False
+    late = device.write(10, b"late")
+    device.clock.pass_seconds(5)
+    part = device.write(20, b"part")
+    held = device.write(PAGE, pages(1, 1))
+    device.pool.ready = True  # and nobody has said so yet
+    device.clock.pass_seconds(5.1)
+    device.work()
+    assert device.answer(late) == errno.EIO
+    assert device.answer(part) == taken(4)
+    assert device.answer(held) == taken(PAGE)
+
+
+def test_a_sync_waits_for_writes_that_are_held_behind_a_part_of_a_page(device):
+    device.write(10, b"part")
+    held = device.write(PAGE, pages(1, 1))
+    sync = device.send(Other, Opcode.FSYNC, FILE_NODE)
+    while held not in device.kernel.answers:
+        assert sync not in device.kernel.answers
+        device.core.step()
+        device.pool.finish(device.pool.calls[0])
+    assert device.answer(sync) == b""
+
+
 def test_names_and_attributes(device):
     assert isinstance(device.answer(device.send(Lookup, ROOT_NODE, b"swap")), bytes)
     assert device.answer(device.send(Lookup, ROOT_NODE, b"other")) == errno.ENOENT
