@@ -350,6 +350,27 @@ def test_an_error_of_the_way_there_fails_a_write(device):
     assert device.answer(number) == errno.EIO
 
 
+def test_reads_that_have_little_time_left_do_not_hurry_others(device):
+    device.clock.pass_seconds(29)
+    for page, age in [(5, 0), (6, 29), (7, 0.5), (8, 28.5)]:
+        device.core.handle(Read(page, page * PAGE, PAGE), device.clock.now - int(age * 1e9))
+    device.core.send()
+    assert device.pool.messages == [("get", [(6, 1), (8, 1)]), ("get", [(7, 1), (5, 1)])]
+    assert device.pool.seconds == [1, 29.5]
+
+
+def test_writes_that_have_little_time_left_do_not_hurry_others(device):
+    old = device.write(0, pages(0, 1))
+    device.clock.pass_seconds(9)
+    new = [device.write(page * PAGE, pages(page, 1)) for page in (1, 2)]
+    device.core.step()
+    device.core.step()
+    assert device.pool.messages == [("put", [(0, 1)]), ("put", [(1, 1), (2, 1)])]
+    assert device.pool.seconds == [1, 10]
+    device.work()
+    assert [device.answer(number) for number in (old, *new)] == [taken(PAGE)] * 3
+
+
 # ---- Buffers ----
 
 
