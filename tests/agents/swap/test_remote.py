@@ -1,15 +1,20 @@
 """A device's pool, on a real server: how a worker comes to it, and what it makes of one that is gone."""
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.unit.agents.swap.test_worker import PAGES, TOKEN, config_of
+from tests.waiting import wait_until
 
 import tmem.client.link
-from tmem.agents.swap.remote import Pool, presence_bytes
+from tmem.agents.swap.config import Config
+from tmem.agents.swap.remote import NewPool, Pool, presence_bytes
 from tmem.agents.swap.shared import CONTROL_BYTES, Control, Identity, Word
 from tmem.client.testing import CaptiveDaemon
+from tmem.wire.errors import Unavailable
 
 
 class Side:
@@ -50,9 +55,55 @@ def make_side(tmp_path) -> Iterator[Callable[..., Side]]:
             side.close()
 
 
+def served(side: Side) -> Pool:
+    """The next worker's pool, with an answer that it got."""
+    pool = side.pool()
+    assert pool.open() is None
+    results: list[Any] = []
+    pool.get([(0, memoryview(bytearray(4096)))], 10, results.extend)
+    flushed: list[Any] = []
+    pool.flush(0, 1, flushed.append)
+    drive(pool, lambda: bool(results and flushed))
+    return pool
+
+
+def drive(pool: Pool, until: Callable[[], bool]) -> None:
+    def ready() -> bool:
+        pool.pump()
+        return until()
+
+    wait_until(ready, 30)
+
+
 def names(daemon: CaptiveDaemon) -> dict[str, int]:
     with tmem.client.link.connect(daemon.target) as client:
         return {pool.name: pool.pool_id for pool in client.pools()}
+
+
+def test_a_worker_that_takes_over_waits_for_no_resolver(start_daemon, make_side, monkeypatch):
+    """It could take half a minute, in which nothing is read back."""
+    daemon = start_daemon()
+    port = daemon.target.rpartition(":")[2]
+    with NewPool(f"localhost:{port}", None, "swap/test/t0") as made:
+        made.create(PAGES, 1.0, "memory", 4)
+    side = make_side(f"no-such-host.invalid:{port}", endpoints=made.endpoints, token=made.token, epoch=made.epoch)
+
+    def unable(*_: object, **__: object) -> None:
+        pytest.fail("the resolver was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unable)
+    pool = served(side)
+    assert pool._client is not None
+    pool._client._link.transport.lose(Unavailable("the connection broke"))
+    assert pool.open() is None, "a call that waits for a new connection"
+    pool.destroy()
+
+
+def test_what_is_told_to_workers_is_read_back_as_it_was():
+    config = config_of("127.0.0.1:1", endpoints=[(10, ("fe80::1%lo", 8636, 0, 1)), (1, "/run/tmem.sock")])
+    descriptor = config.to_file()
+    assert Config.from_file(descriptor) == config
+    os.close(descriptor)
 
 
 def test_a_pool_of_the_devices_name_that_it_did_not_begin_to_make_is_not_destroyed(start_daemon, make_side):

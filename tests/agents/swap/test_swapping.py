@@ -120,6 +120,27 @@ def test_a_worker_that_hangs_is_replaced(start_server, attach_device, start_hog)
     assert not device.reading[Word.READS_FAILED]
 
 
+# What a process begins with that finds it: in workers, whoever asks the resolver never gets an answer.
+_NO_RESOLVER = """
+import socket, sys, time
+if sys.orig_argv[1:3] == ["-m", "tmem.agents.swap.worker"]:
+    socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
+"""
+
+
+def test_a_worker_takes_over_while_the_resolver_hangs(start_server, attach_device, start_hog, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(_NO_RESOLVER, "ascii")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    device = attach_device(f"localhost:{start_server().target.rpartition(':')[2]}")
+    hog = start_hog(64, 60, "rnd", "write", limit=LIMIT)
+    hog.await_filled()
+    kill_workers(device, 2, 0.5)
+    hog.stop()
+    hog.result()
+    assert not device.reading[Word.READS_FAILED] + device.reading[Word.WRITES_FAILED], device.log
+    assert "no sign of life" not in device.log
+
+
 def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_hog, tmem):
     device = attach_device(start_server().target)
     hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)

@@ -111,6 +111,7 @@ def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Re
         directory=str(site.path),
         size=options.size,
         target=options.target,
+        endpoints=pool.endpoints,
         token=options.token,
         pool=pool.name,
         pool_token=pool.token.hex(),

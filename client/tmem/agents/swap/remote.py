@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import tmem.client.link
 from tmem.client import FlushResult, GetResult, PutResult, SharedPresence
+from tmem.client.link import Endpoint
 from tmem.wire.errors import Fenced, InvalidOption, NoSuchPool, PoolExists, TmemError
 from tmem.wire.limits import PAGE_BYTES
 
@@ -47,16 +48,18 @@ class NewPool:
     """A pool for a new device; it is destroyed again at the end of a `with` block that fails.
 
     Attributes:
-        reserved_bytes: what the server keeps free for it. token, epoch, pool_id: its identity.
+        endpoints: where the server is. reserved_bytes: what it keeps free for the pool. token, epoch, pool_id: its identity.
 
     Raises:
-        Unavailable, Unauthenticated: the server can't be had.
+        Unavailable, Unauthenticated: the server can't be had. InvalidOption: its address can't be one.
     """
 
     def __init__(self, target: str, token: str | None, name: str) -> None:
         self.name = name
         self.reserved_bytes = 0
-        self._client = tmem.client.link.connect(target, token=token, name=name)
+        found = tmem.client.link.resolve(target)
+        self.endpoints: list[tuple[int, Any]] = list(found)
+        self._client = tmem.client.link.connect(target, endpoints=found, token=token, name=name)
         self._pool: tmem.client.link.Pool | None = None
 
     def create(self, pages: int, overcommit: float, durability: str, chunk_pages: int) -> None:
@@ -129,6 +132,7 @@ class Pool:
             if self._client is None:
                 self._client = tmem.client.link.connect(
                     self._config.target,
+                    endpoints=[Endpoint(*endpoint) for endpoint in self._config.endpoints],
                     token=self._config.token,
                     name=f"tmem-swap {self._config.name}",
                     connect_timeout=step,

@@ -12,6 +12,7 @@ import pytest
 from tmem.agents.swap.config import READY, WORKER_MODULE, Config, Descriptors
 from tmem.agents.swap.remote import presence_bytes
 from tmem.agents.swap.shared import CONTROL_BYTES, Control, Identity, Word, make_file
+from tmem.client.link import resolve
 
 PAGES = 1024
 TOKEN = b"t" * 32
@@ -26,11 +27,12 @@ def server() -> Iterator[socket.socket]:
 
 
 def config_of(target: str, **changes: Any) -> Config:
-    settings = {
+    settings: dict[str, Any] = {
         "name": "t0",
         "directory": "/nowhere",
         "size": PAGES * 4096,
         "target": target,
+        "endpoints": changes.get("endpoints") or [tuple(endpoint) for endpoint in resolve(target)],
         "token": None,
         "pool": "swap/test/t0",
         "pool_token": TOKEN.hex(),
@@ -58,7 +60,7 @@ def start_worker(server: socket.socket) -> Iterator[Callable[[Callable[[Control]
         control = Control.make(files[0], PAGES, Identity(TOKEN, 1))
         change(control)
         control.close()
-        descriptors = Descriptors(config, null, *files, theirs.fileno())
+        descriptors = Descriptors(config, null, files[0], files[1], files[2], theirs.fileno())
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER_MODULE, *descriptors.to_arguments()],
             pass_fds=[getattr(descriptors, name) for name in Descriptors.__slots__],
