@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.waiting import wait_until
 
 import tmem.client
+from tmem.agents.swap.config import Descriptors
 from tmem.agents.swap.shared import Word
 
 MIB = 1 << 20
@@ -106,6 +108,35 @@ def test_workers_are_killed_and_no_page_is_wrong(start_server, attach_device, st
     assert reading[Word.TAKEOVERS] >= len(killed)
     assert not reading[Word.READS_FAILED] + reading[Word.WRITES_FAILED], device.log
     assert reading.good
+
+
+def test_a_worker_that_takes_over_has_locked_all_that_the_one_before_left(start_server, attach_device, start_hog):
+    """Nobody can bring such a page back but the worker that waits for it."""
+    device = attach_device(start_server().target)
+    hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)
+    hog.await_filled()
+    kill_workers(device, 1, 0)
+    hog.stop()
+    hog.result()
+    pid = device.reading[Word.WORKER_PID]
+    words = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    descriptors = Descriptors.from_arguments(words[3:-1])
+    for descriptor in (descriptors.states, descriptors.presence):
+        status = Path(f"/proc/{pid}/fd/{descriptor}").stat()
+        assert locked(pid, status.st_ino) == status.st_blocks * 512 > 0
+
+
+def locked(pid: int, inode: int) -> int:
+    """Bytes of a file's pages that a process has locked."""
+    found = 0
+    ours = False
+    for line in Path(f"/proc/{pid}/smaps").read_text("utf-8").splitlines():
+        fields = line.split()
+        if not fields[0].endswith(":"):
+            ours = int(fields[4]) == inode
+        elif ours and fields[0] == "Locked:":
+            found += int(fields[1]) * 1024
+    return found
 
 
 def test_a_worker_that_hangs_is_replaced(start_server, attach_device, start_hog):

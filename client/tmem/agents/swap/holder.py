@@ -26,13 +26,13 @@ from contextlib import suppress
 from tmem.agents.host import log
 from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.memory import lock_memory, take_standing
-from tmem.agents.host.mounts import control_file, find_mount, mount_fuse
+from tmem.agents.host.mounts import control_file, find_mount, mount_fuse, unswappable_files
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
 from .config import GONE, READY, STOP, TAKE, WORKER_MODULE, Config, Descriptors, shelter_name
 from .protocol import MAX_REQUEST_BYTES, init_reply, parse_init
-from .shared import CONTROL_BYTES, Control, Identity, Word, make_file, now
+from .shared import CONTROL_BYTES, Control, Identity, Word, now
 
 __all__ = ["main"]
 
@@ -70,9 +70,8 @@ class Holder:
         self._config_file = config_file
         self._config = config = Config.from_file(config_file)
         pages = config.size // PAGE_BYTES
-        self.control_file = make_file("tmem-swap-control", CONTROL_BYTES)
-        self._states = make_file("tmem-swap-states", pages)
-        self._presence = make_file("tmem-swap-presence", config.presence_bytes)
+        sizes = (CONTROL_BYTES, pages, config.presence_bytes)
+        self.control_file, self._states, self._presence = unswappable_files(sizes)
         identity = Identity(bytes.fromhex(config.pool_token), config.epoch)
         self._control = Control.make(self.control_file, pages, identity)
         self._words = self._control.words
@@ -112,6 +111,7 @@ class Holder:
         self._standby = self._spawn()
         self._await_ready(self._standby)
         self._poll.register(self._fuse, 0)  # tells only when the connection is gone
+        log.keep(f"{self._config.directory}/log")
         lock_memory()
         take_standing()
 
@@ -302,8 +302,8 @@ def main() -> None:
     os.set_inheritable(report, False)  # workers would keep it open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: say("still attached: use `tmem swap detach`"))
-    holder = Holder(config_file)
     try:
+        holder = Holder(config_file)
         holder.start()
     except OSError as error:
         os.write(report, json.dumps({"error": str(error)}).encode())

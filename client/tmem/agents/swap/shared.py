@@ -1,6 +1,6 @@
 """Memory that outlives workers: the holder makes it, each worker in turn writes it, and `status` reads it.
 
-Owns: the layout of three anonymous files. A worker can be killed at any instruction, so each word alone must make sense:
+Owns: the layout of three anonymous files, which the kernel never swaps out (host/mounts.py). A worker can be killed at any instruction, so each word alone must make sense:
 nothing here is a pair that has to change at once, but for the pool's identity, which has two places and a word that says
 which one counts.
 

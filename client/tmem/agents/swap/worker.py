@@ -18,7 +18,7 @@ import traceback
 from contextlib import suppress
 
 from tmem.agents.host import log
-from tmem.agents.host.memory import lock_memory, map_sparse, take_standing
+from tmem.agents.host.memory import lock_memory, map_sparse, take_standing, touch_data
 from tmem.wire.allocator import keep_freed_messages
 from tmem.wire.errors import Fenced, InvalidOption, TmemError
 
@@ -72,11 +72,18 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is loaded stays; what comes makes no cycles but in errors, and idle time is for those
         gc.disable()
+        log.keep(f"{self._config.directory}/log")
         lock_memory()
         self._standing = take_standing()
         pages = self._words[Word.PAGES]
-        states = map_sparse(self._descriptors.states, pages)
-        presence = map_sparse(self._descriptors.presence, os.fstat(self._descriptors.presence).st_size)
+        self._shared = {
+            descriptor: map_sparse(descriptor, size)
+            for descriptor, size in (
+                (self._descriptors.states, pages),
+                (self._descriptors.presence, os.fstat(self._descriptors.presence).st_size),
+            )
+        }
+        states, presence = self._shared.values()
         self._pool = Pool(self._config, self._control, memoryview(presence), self._lose)
         self._core = Core(
             memoryview(states),
@@ -98,6 +105,8 @@ class Worker:
         words[Word.OOM_EXEMPT] = self._standing.oom_exempt
         words[Word.CONNECTED_SINCE] = 0
         words[Word.SERVING_SINCE] = words[Word.HEARTBEAT] = now()
+        for descriptor, mapping in self._shared.items():
+            touch_data(descriptor, mapping)
         self._core.recover()
         try:
             self._kernel.take_over()
