@@ -1,11 +1,14 @@
 """A device's pool, on a real server: how a worker comes to it, and what it makes of one that is gone."""
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.pages import text_page
 from tests.unit.agents.swap.test_worker import PAGES, TOKEN, config_of
 from tests.waiting import wait_until
 
@@ -13,6 +16,8 @@ import tmem.client.link
 from tmem.agents.swap.config import Config
 from tmem.agents.swap.remote import NewPool, Pool, presence_bytes
 from tmem.agents.swap.shared import CONTROL_BYTES, Control, Identity, Word
+from tmem.cli.scrape import scrape, total
+from tmem.client import SharedPresence
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.errors import Unavailable
 
@@ -27,10 +32,10 @@ class Side:
         self.lost: list[tuple[int, int]] = []
         self.pools: list[Pool] = []
 
-    def pool(self) -> Pool:
+    def pool(self, meanwhile: Callable[[], object] = lambda: None) -> Pool:
         """The next worker's."""
         presence = memoryview(self.presence)
-        self.pools.append(Pool(self.config, self.control, presence, lambda *what: self.lost.append(what)))
+        self.pools.append(Pool(self.config, self.control, presence, lambda *what: self.lost.append(what), meanwhile))
         return self.pools[-1]
 
     def close(self) -> None:
@@ -97,6 +102,94 @@ def test_a_worker_that_takes_over_waits_for_no_resolver(start_daemon, make_side,
     pool._client._link.transport.lose(Unavailable("the connection broke"))
     assert pool.open() is None, "a call that waits for a new connection"
     pool.destroy()
+
+
+def listings(daemon: CaptiveDaemon) -> float:
+    return total(scrape(daemon.metrics_url), "tmem_rpc_requests_total", method="PoolsService/ListPages")
+
+
+def written(daemon: CaptiveDaemon, make_side: Callable[..., Side], **changes: Any) -> Side:
+    """A device of which a worker has stored a page."""
+    with NewPool(daemon.target, None, "swap/test/t0") as made:
+        made.create(PAGES, 1.0, "memory", 4)
+    side = make_side(daemon.target, token=made.token, epoch=made.epoch, **changes)
+    pool = opened(side)
+    results: list[Any] = []
+    pool.put([(7, memoryview(text_page(7)))], 10, results.extend)
+    drive(pool, lambda: bool(results))
+    assert results[0].stored
+    return side
+
+
+def opened(side: Side, meanwhile: Callable[[], object] = lambda: None) -> Pool:
+    """The next worker's pool, once it is open."""
+    pool = side.pool(meanwhile)
+
+    def ready() -> bool:
+        pool.open()
+        return pool.ready
+
+    wait_until(ready, 30)
+    return pool
+
+
+def page(pool: Pool, index: int) -> bytes | None:
+    results: list[Any] = []
+    buffer = bytearray(4096)
+    pool.get([(index, memoryview(buffer))], 10, results.extend)
+    drive(pool, lambda: bool(results))
+    assert results[0].error is None
+    return bytes(buffer) if results[0].hit else None
+
+
+def test_openings_whose_answers_nobody_got_cost_the_next_worker_nothing(start_daemon, make_side, monkeypatch):
+    """A listing of a big device takes longer than it has."""
+    daemon = start_daemon()
+    side = written(daemon, make_side)
+    before = listings(daemon)
+    real = SharedPresence.opened
+
+    def killed(*_: Any, **__: Any) -> bool:
+        raise Unavailable("it was killed here")
+
+    for _ in range(3):
+        monkeypatch.setattr(SharedPresence, "opened", killed)
+        assert "killed" in (side.pool().open() or "")
+    monkeypatch.setattr(SharedPresence, "opened", real)
+    pool = opened(side)
+    assert listings(daemon) == before
+    assert page(pool, 7) == text_page(7)
+    assert page(pool, 8) is None
+
+
+def test_a_pool_that_somebody_else_has_written_to_is_listed_however_long_that_takes(
+    start_daemon, make_side, monkeypatch
+):
+    daemon = start_daemon()
+    side = written(daemon, make_side, io_deadline=3.0)  # so that calls give up after 0.2 s
+    side.pools.pop()._client.close()
+    with tmem.client.link.connect(daemon.target) as somebody:
+        somebody.open_pool("swap/test/t0", side.control.identity.token).put(0, 8, text_page(8))
+    real = SharedPresence.opened
+    timers: list[threading.Timer] = []
+    turns: list[int] = []
+
+    def frozen(*arguments: Any, **words: Any) -> bool:
+        asks = real(*arguments, **words)
+        daemon.signal(signal.SIGSTOP)
+        timers.append(threading.Timer(1.5, daemon.signal, (signal.SIGCONT,)))
+        timers[-1].start()
+        turns.clear()
+        return asks
+
+    monkeypatch.setattr(SharedPresence, "opened", frozen)
+    pool = opened(side, lambda: turns.append(1))
+    for timer in timers:
+        timer.join()
+    assert len(timers) == 1, "the listing was given up"
+    assert len(turns) > 5, "nothing else was looked after"
+    assert page(pool, 7) == text_page(7)
+    assert page(pool, 8) == text_page(8)
 
 
 def test_what_is_told_to_workers_is_read_back_as_it_was():

@@ -239,7 +239,15 @@ class Reads:
         """Tries again what was to be, and fails what has waited too long."""
         now = self._clock()
         while self._retries and self._retries[0][0] <= now:
-            self._look_up(self._retries.popleft()[1])
+            read = self._retries.popleft()[1]
+            if self._remote.ready:
+                self._look_up(read)
+                continue
+            # What is known of pages is known again when the pool is open.
+            assert read.buffer is not None
+            self._answers.give_buffer(read.buffer)
+            read.buffer = None
+            self._waiting.appendleft(read)
         self.send()
         while self._waiting and self._waiting[0].came + self._limit <= now:
             self._fail(self._waiting.popleft(), Unavailable("the pool could not be opened in time"))

@@ -32,6 +32,8 @@ OBJECT = 0
 # Deadlines are rounded down to this, so that those of requests that have just come are the same number.
 _GRAIN_SECONDS = 0.1
 _FLUSH_SECONDS = 10.0
+# A terabyte of pages is half a million blocks.
+_LISTING_SECONDS = 600.0
 
 
 def presence_bytes(pages: int) -> int:
@@ -99,13 +101,19 @@ class Pool:
     Args:
         config: the device's. control: the shared memory. presence: where the presence map is kept.
         lose: told a block and pages of it, as bits, that are lost.
+        meanwhile: called again and again while `open` waits: requests come all the time, and are to fail in time.
 
     Attributes:
         ready: it is open.
     """
 
     def __init__(
-        self, config: Config, control: Control, presence: memoryview, lose: Callable[[int, int], None]
+        self,
+        config: Config,
+        control: Control,
+        presence: memoryview,
+        lose: Callable[[int, int], None],
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         self._config = config
         self._control = control
@@ -113,6 +121,7 @@ class Pool:
         # The kernel says again what was on its way: there is no need to settle it before that.
         self._presence = SharedPresence(presence, config.size // PAGE_BYTES, OBJECT, ask_later=True)
         self._lose = lose
+        self._meanwhile = meanwhile
         self._client: tmem.client.link.Client | None = None
         self._pool: tmem.client.link.Pool
         self._epoch = control.identity.epoch
@@ -123,6 +132,8 @@ class Pool:
 
     def open(self) -> str | None:
         """Tries once to open the pool, in a bounded time.
+
+        That is short, but for one case: somebody else has written to the pool, and so all that it holds has to be asked for.
 
         Returns:
             Why it could not be, if that is news.
@@ -135,6 +146,7 @@ class Pool:
                     endpoints=[Endpoint(*endpoint) for endpoint in self._config.endpoints],
                     token=self._config.token,
                     name=f"tmem-swap {self._config.name}",
+                    meanwhile=self._wait,
                     connect_timeout=step,
                     call_timeout=step,
                 )
@@ -155,7 +167,13 @@ class Pool:
     def _open(self, client: tmem.client.link.Client) -> tmem.client.link.Pool:
         config, identity = self._config, self._control.identity
         try:
-            return client.open_pool(config.pool, identity.token, identity.epoch, presence=self._presence)
+            return client.open_pool(
+                config.pool,
+                identity.token,
+                identity.epoch,
+                presence=self._presence,
+                listing_timeout=_LISTING_SECONDS,
+            )
         except NoSuchPool:
             return self._make_again(client)
 
@@ -187,6 +205,10 @@ class Pool:
         )
         self._control.remember(Identity(made.token, made.epoch))
         return made
+
+    def _wait(self) -> None:
+        if not self.ready:
+            self._meanwhile()
 
     def _note_epoch(self) -> None:
         self._epoch = self._pool.epoch
@@ -232,6 +254,7 @@ class Pool:
 
     def destroy(self) -> None:
         """Ends the pool; raises TmemError."""
+        self._meanwhile = lambda: None  # there are no requests any more
         if not self.ready:
             self.open()
         if self.ready:

@@ -84,7 +84,7 @@ class Worker:
             )
         }
         states, presence = self._shared.values()
-        self._pool = Pool(self._config, self._control, memoryview(presence), self._lose)
+        self._pool = Pool(self._config, self._control, memoryview(presence), self._lose, self._meanwhile)
         self._core = Core(
             memoryview(states),
             self._words,
@@ -163,6 +163,16 @@ class Worker:
         self._core.send()
         if kernel.full:
             self._core.make_room()
+
+    def _meanwhile(self) -> None:
+        """The pool is being opened, which may take a while: requests are taken in, and fail when their time has come."""
+        moment = now()
+        if moment < self._tick_at:
+            return
+        self._tick_at = moment + _TICK_NANOSECONDS
+        self._words[Word.HEARTBEAT] = moment
+        self._take_in()
+        self._core.tick()
 
     def _tick(self, moment: int) -> None:
         self._tick_at = moment + _TICK_NANOSECONDS

@@ -78,6 +78,7 @@ class Stream:
         target: the server.
         options, counters: the client's.
         endpoints: as of Dialer.
+        meanwhile: called each time that something is waited for, a tick apart at most. It may submit; what it raises ends the wait.
 
     Attributes:
         core: the session.
@@ -91,8 +92,10 @@ class Stream:
         options: Options,
         counters: ClientCounters,
         endpoints: Sequence[Endpoint] | None = None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> None:
         self._target = target
+        self._meanwhile = meanwhile
         self._options = options
         self._counters = counters
         self._codec = Codec(counters.copies)
@@ -338,6 +341,8 @@ class Stream:
         self._flush()
         if self._settled:
             self._tell()
+        if self._meanwhile is not None:
+            self._meanwhile()
         return True
 
     def _flush(self) -> None:

@@ -302,6 +302,21 @@ def test_a_read_is_tried_again_only_until_its_deadline(device):
     assert device.clock.now <= 1_000_000_000 + 30_000_000_000
 
 
+def test_a_read_is_not_tried_again_before_the_pool_is_open_again(device):
+    device.put(0, pages(0, 1))
+    number = device.read(0, PAGE)
+    device.pool.finish(device.pool.calls[0], Recovering("not yet"))
+    device.pool.ready = False
+    device.clock.pass_seconds(0.2)
+    device.core.tick()
+    assert not device.pool.calls
+    device.pool.ready = True
+    device.core.pool_opened()
+    device.pool.finish_all()
+    assert device.answer(number) == pages(0, 1)
+    assert len(device.kernel.free) == 40
+
+
 def test_requests_fail_in_time_while_the_pool_can_t_be_opened(device):
     device.pool.ready = False
     reading, writing = device.read(0, PAGE), device.write(PAGE, pages(1, 1))
