@@ -174,7 +174,7 @@ def test_a_worker_takes_over_while_the_resolver_hangs(start_server, attach_devic
 
 def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_hog, tmem):
     device = attach_device(start_server().target)
-    hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)
+    hog = start_hog(64, 60, "rnd", "write", limit=LIMIT)
     hog.await_filled()
     assert device.record.holder is not None
     device.record.holder.signal(signal.SIGKILL)
@@ -183,7 +183,7 @@ def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_
     assert status.returncode == 1
     assert "a worker goes on alone" in status.stdout.replace("\n", " ")
     hog.group.set_limit(512 * MIB)
-    detached = tmem("swap", "detach", "t0")  # with most of it still out
+    detached = tmem("swap", "detach", "t0", timeout=90)  # with most of it still out
     assert detached.returncode == 0, detached.stderr
     hog.stop()
     hog.result()
