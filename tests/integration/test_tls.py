@@ -103,7 +103,7 @@ class TestLink:
     def test_a_connection_that_breaks_anywhere_is_made_again(
         self, daemon: TlsDaemon, authority: Authority, pool_name: Names, cut_after: int, downstream: bool
     ) -> None:
-        options = {"tls_ca": authority.certificate, "tls_name": "127.0.0.1"}
+        options: dict[str, Any] = {"tls_ca": authority.certificate, "tls_name": "127.0.0.1"}
         with Proxy(daemon.target) as proxy, tmem.client.link.connect(proxy.target, **options) as link:
             pool = link.create_pool(pool_name())
             pool.put(7, 0, BLOCK)

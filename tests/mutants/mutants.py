@@ -511,6 +511,20 @@ MUTANTS = (
         statement(80),
     ),
     Mutant(
+        "a removal of pages that were written since speaks for them all the same",
+        f"{_SWAP}/holes.py",
+        "                    clear(flight, block, mask)\n",
+        "",
+        ("tests/unit/agents/swap/test_core.py",),
+    ),
+    Mutant(
+        "an opening of the pool whose answer never came is another writer's",
+        f"{_CORE}/shared_presence.py",
+        "        self._attempts += 1\n",
+        "        self._attempts += 0\n",
+        ("tests/unit/client/_core/test_shared_presence.py",),
+    ),
+    Mutant(
         "what a failed write left is read as if nothing had happened",
         f"{_SWAP}/reads.py",
         "        elif FAILED in states:\n",

@@ -8,11 +8,13 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.waiting import wait_until
 
 import tmem.client
+from tmem.agents.swap.config import Descriptors
 from tmem.agents.swap.shared import Word
 
 MIB = 1 << 20
@@ -108,6 +110,35 @@ def test_workers_are_killed_and_no_page_is_wrong(start_server, attach_device, st
     assert reading.good
 
 
+def test_a_worker_that_takes_over_has_locked_all_that_the_one_before_left(start_server, attach_device, start_hog):
+    """Nobody can bring such a page back but the worker that waits for it."""
+    device = attach_device(start_server().target)
+    hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)
+    hog.await_filled()
+    kill_workers(device, 1, 0)
+    hog.stop()
+    hog.result()
+    pid = device.reading[Word.WORKER_PID]
+    words = [word.decode() for word in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    descriptors = Descriptors.from_arguments(words[3:-1])
+    for descriptor in (descriptors.states, descriptors.presence):
+        status = Path(f"/proc/{pid}/fd/{descriptor}").stat()
+        assert locked(pid, status.st_ino) == status.st_blocks * 512 > 0
+
+
+def locked(pid: int, inode: int) -> int:
+    """Bytes of a file's pages that a process has locked."""
+    found = 0
+    ours = False
+    for line in Path(f"/proc/{pid}/smaps").read_text("utf-8").splitlines():
+        fields = line.split()
+        if not fields[0].endswith(":"):
+            ours = int(fields[4]) == inode
+        elif ours and fields[0] == "Locked:":
+            found += int(fields[1]) * 1024
+    return found
+
+
 def test_a_worker_that_hangs_is_replaced(start_server, attach_device, start_hog):
     device = attach_device(start_server().target, io_deadline=6.0)
     hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)
@@ -120,9 +151,30 @@ def test_a_worker_that_hangs_is_replaced(start_server, attach_device, start_hog)
     assert not device.reading[Word.READS_FAILED]
 
 
+# What a process begins with that finds it: in workers, whoever asks the resolver never gets an answer.
+_NO_RESOLVER = """
+import socket, sys, time
+if sys.orig_argv[1:3] == ["-m", "tmem.agents.swap.worker"]:
+    socket.getaddrinfo = lambda *_, **__: time.sleep(3600)
+"""
+
+
+def test_a_worker_takes_over_while_the_resolver_hangs(start_server, attach_device, start_hog, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(_NO_RESOLVER, "ascii")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    device = attach_device(f"localhost:{start_server().target.rpartition(':')[2]}")
+    hog = start_hog(64, 60, "rnd", "write", limit=LIMIT)
+    hog.await_filled()
+    kill_workers(device, 2, 0.5)
+    hog.stop()
+    hog.result()
+    assert not device.reading[Word.READS_FAILED] + device.reading[Word.WRITES_FAILED], device.log
+    assert "no sign of life" not in device.log
+
+
 def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_hog, tmem):
     device = attach_device(start_server().target)
-    hog = start_hog(96, 60, "rnd", "write", limit=LIMIT)
+    hog = start_hog(64, 60, "rnd", "write", limit=LIMIT)
     hog.await_filled()
     assert device.record.holder is not None
     device.record.holder.signal(signal.SIGKILL)
@@ -131,7 +183,7 @@ def test_a_worker_goes_on_without_its_holder(start_server, attach_device, start_
     assert status.returncode == 1
     assert "a worker goes on alone" in status.stdout.replace("\n", " ")
     hog.group.set_limit(512 * MIB)
-    detached = tmem("swap", "detach", "t0")  # with most of it still out
+    detached = tmem("swap", "detach", "t0", timeout=90)  # with most of it still out
     assert detached.returncode == 0, detached.stderr
     hog.stop()
     hog.result()

@@ -7,7 +7,9 @@ Ordering: `lock_memory` once, when everything that the process will need is load
 locked only where it is touched.
 """
 
+import errno
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from .kernel import MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT, mlockall, prctl
 
-__all__ = ["Standing", "lock_memory", "map_sparse", "read_field", "take_standing"]
+__all__ = ["Standing", "lock_memory", "map_sparse", "read_field", "take_standing", "touch_data"]
 
 _PR_SET_IO_FLUSHER = 57
 _OOM_SCORE_MIN = -1000
@@ -73,6 +75,21 @@ def map_sparse(descriptor: int, length: int) -> mmap.mmap:
     """
     with _sparsely():
         return mmap.mmap(descriptor, length)
+
+
+def touch_data(descriptor: int, mapping: mmap.mmap) -> None:
+    """Brings in all of a file that `map_sparse` has mapped, but for its holes: it is locked from then on, and faults no more."""
+    view = memoryview(mapping)
+    end = 0
+    while True:
+        try:
+            first = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # only holes are left
+                return
+            raise
+        end = os.lseek(descriptor, first, os.SEEK_HOLE)
+        view[first : min(end, len(view)) : mmap.PAGESIZE].tobytes()
 
 
 def read_field(path: Path, name: str) -> int | None:

@@ -1,19 +1,20 @@
-"""Mounts of FUSE file systems, and the files by which the kernel lets one be aborted.
+"""Mounts of FUSE file systems, the files by which the kernel lets one be aborted, and files that are never swapped out.
 
 Owns: the mount options, the mount table, and the control file system of FUSE. None of it asks the file system itself
 anything: whoever serves it may hang.
 """
 
+import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from .kernel import MNT_DETACH, MS_NODEV, MS_NOEXEC, MS_NOSUID, mount, umount
 
-__all__ = ["Mount", "control_file", "find_mount", "mount_fuse", "unmount"]
+__all__ = ["Mount", "control_file", "find_mount", "mount_fuse", "unmount", "unswappable_files"]
 
 _S_IFDIR = 0o40000
 
@@ -70,10 +71,10 @@ def unmount(path: str, *, lazily: bool = False) -> None:
 
 
 @contextmanager
-def _control() -> Iterator[Path]:
-    """FUSE's control file system, mounted for the length of a block where nobody else sees it for long."""
-    with tempfile.TemporaryDirectory(prefix="tmem-fusectl-") as directory:
-        mount("fusectl", directory, "fusectl", MS_NOSUID | MS_NODEV | MS_NOEXEC, "")
+def _mounted(kind: str, options: str) -> Iterator[Path]:
+    """A file system, mounted for the length of a block where nobody else sees it for long."""
+    with tempfile.TemporaryDirectory(prefix=f"tmem-{kind}-") as directory:
+        mount(kind, directory, kind, MS_NOSUID | MS_NODEV | MS_NOEXEC, options)
         try:
             yield Path(directory)
         finally:
@@ -85,5 +86,23 @@ def control_file(minor: int, name: str, flags: int) -> int:
 
     Opened ahead, it works whatever becomes of mounts, and without allocating anything.
     """
-    with _control() as directory:
+    with _mounted("fusectl", "") as directory:
         return os.open(directory / str(minor) / name, flags | os.O_CLOEXEC)
+
+
+def unswappable_files(sizes: Sequence[int]) -> list[int]:
+    """Anonymous files of these sizes in memory, whose pages the kernel never takes away.
+
+    Not even between two processes that lock them, when one has died and the next has not touched them yet. Pages that nobody
+    touches cost nothing.
+
+    Raises:
+        OSError: EINVAL: Linux before 6.4, or not root's own name space.
+    """
+    room = sum(size + mmap.PAGESIZE for size in sizes)
+    made = []
+    with _mounted("tmpfs", f"noswap,mode=700,size={room}") as directory:  # the files keep it
+        for size in sizes:
+            made.append(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.ftruncate(made[-1], size)
+    return made

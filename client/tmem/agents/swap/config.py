@@ -7,6 +7,7 @@ secrets and the command line of a process is read by everybody; and the few word
 import json
 import os
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from .shared import make_file
 
@@ -33,6 +34,7 @@ class Config:
         name: what its user calls it. directory: its own, below the run directory.
         size: bytes.
         target, token: the server, and the tenant's secret if it wants one.
+        endpoints: where the server is, as (family, address) of sockets: a worker that takes over can't wait for a resolver.
         pool: the pool's name. pool_token, epoch: the right to it, as it was made.
         presence_bytes: of the presence map.
         durability, chunk_pages, reserved_bytes: how the pool was made, and is made again on a server that lost it.
@@ -43,6 +45,7 @@ class Config:
     directory: str
     size: int
     target: str
+    endpoints: list[tuple[int, Any]]
     token: str | None
     pool: str
     pool_token: str
@@ -70,7 +73,12 @@ class Config:
     @classmethod
     def from_file(cls, descriptor: int) -> "Config":
         """Reads them back."""
-        return cls(**json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0)))
+        found = json.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
+        # Sockets want tuples, and JSON has none.
+        endpoints = [
+            (family, tuple(address) if isinstance(address, list) else address) for family, address in found["endpoints"]
+        ]
+        return cls(**found | {"endpoints": endpoints})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tmem.agents.host import kernel, loops, mounts, swaps
+from tmem.agents.host.log import make_log
 from tmem.agents.host.machine import Machine, missing
 from tmem.agents.host.processes import Identity
 from tmem.agents.host.signals import held
@@ -132,6 +133,7 @@ def _write_down(site: Site, options: Options, pool: NewPool) -> tuple[Config, Re
         directory=str(site.path),
         size=options.size,
         target=options.target,
+        endpoints=pool.endpoints,
         token=options.token,
         pool=pool.name,
         pool_token=pool.token.hex(),
@@ -175,7 +177,7 @@ def _spawn_holder(site: Site, record: Record, config: Config, log: int | None) -
     """Its process, written down, and where it tells how its start went."""
     read_end, write_end = os.pipe()
     config_file = config.to_file()
-    out = os.open(site.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log is None else log
+    out = make_log(site.log) if log is None else log
     try:
         for descriptor in (config_file, write_end):
             os.set_inheritable(descriptor, True)
@@ -213,7 +215,7 @@ def _tail(site: Site, log: int | None) -> str:
     if log is not None:
         return "its own words are above"
     try:
-        lines = site.log.read_text("utf-8", errors="replace").strip().splitlines()
+        lines = site.log.read_text("utf-8", errors="replace").strip("\0\n ").splitlines()
     except OSError:
         lines = []
     return lines[-1] if lines else "it said nothing"

@@ -26,13 +26,13 @@ from contextlib import suppress
 from tmem.agents.host import log
 from tmem.agents.host.cgroups import Hierarchy
 from tmem.agents.host.memory import lock_memory, take_standing
-from tmem.agents.host.mounts import control_file, find_mount, mount_fuse, unmount
+from tmem.agents.host.mounts import control_file, find_mount, mount_fuse, unmount, unswappable_files
 from tmem.wire.errors import InvalidOption
 from tmem.wire.limits import PAGE_BYTES
 
 from .config import GONE, READY, STOP, TAKE, WORKER_MODULE, Config, Descriptors, shelter_name
 from .protocol import MAX_REQUEST_BYTES, init_reply, parse_init
-from .shared import CONTROL_BYTES, Control, Identity, Word, make_file, now
+from .shared import CONTROL_BYTES, Control, Identity, Word, now
 
 __all__ = ["main"]
 
@@ -42,6 +42,7 @@ _START_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 _STOP_SECONDS = 6.0
 _AGAIN_NANOSECONDS = 1_000_000_000
+_MOST_AGAIN_NANOSECONDS = 30_000_000_000
 
 
 class _Worker:
@@ -69,9 +70,8 @@ class Holder:
         self._config_file = config_file
         self._config = config = Config.from_file(config_file)
         pages = config.size // PAGE_BYTES
-        self.control_file = make_file("tmem-swap-control", CONTROL_BYTES)
-        self._states = make_file("tmem-swap-states", pages)
-        self._presence = make_file("tmem-swap-presence", config.presence_bytes)
+        sizes = (CONTROL_BYTES, pages, config.presence_bytes)
+        self.control_file, self._states, self._presence = unswappable_files(sizes)
         identity = Identity(bytes.fromhex(config.pool_token), config.epoch)
         self._control = Control.make(self.control_file, pages, identity)
         self._words = self._control.words
@@ -82,6 +82,7 @@ class Holder:
         self._active: _Worker | None = None
         self._standby: _Worker | None = None
         self._spawn_at = 0
+        self._pause = _AGAIN_NANOSECONDS  # longer while workers do not come to stand by
         self._progress = (0, 0)  # what was counted, and when that changed last
         self._connected = True
         self._hang = int(config.hang_seconds * 1e9)
@@ -115,6 +116,7 @@ class Holder:
         self._standby = self._spawn()
         self._await_ready(self._standby)
         self._poll.register(self._fuse, 0)  # tells only when the connection is gone
+        log.keep(f"{self._config.directory}/log")
         lock_memory()
         take_standing()
 
@@ -195,6 +197,7 @@ class Holder:
                     message = b""
                 if message == READY:
                     worker.ready = True
+                    self._pause = _AGAIN_NANOSECONDS
                 elif not message:
                     self._poll.unregister(worker.socket)
 
@@ -208,9 +211,12 @@ class Holder:
         say(f"worker {worker.pid}, {what}, ended with {os.waitstatus_to_exitcode(status)}")
         if worker is self._active:
             self._active = None
+            self._spawn_at = min(self._spawn_at, now() + _AGAIN_NANOSECONDS)
         else:
             self._standby = None
-            self._spawn_at = now() + _AGAIN_NANOSECONDS
+            if not worker.ready and self._active is not None:
+                self._pause = min(2 * self._pause, _MOST_AGAIN_NANOSECONDS)
+            self._spawn_at = now() + (_AGAIN_NANOSECONDS if self._active is None else self._pause)
 
     def _watch(self, moment: int) -> None:
         """Sees to it that there is a worker, that it lives, and that requests are answered."""
@@ -301,8 +307,8 @@ def main() -> None:
     os.set_inheritable(report, False)  # workers would keep it open
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda *_: say("still attached: use `tmem swap detach`"))
-    holder = Holder(config_file)
     try:
+        holder = Holder(config_file)
         holder.start()
     except OSError as error:
         os.write(report, json.dumps({"error": str(error)}).encode())

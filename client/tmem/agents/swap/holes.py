@@ -8,7 +8,7 @@ writes down what became of it (`note`) when it is answered. The client sends a p
 sent before, so that neither undoes the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from tmem.client import FlushResult
 from tmem.wire.limits import BLOCK_PAGES
@@ -40,7 +40,9 @@ class Holes:
         self._remote = remote
         self._clock = clock
         self._owed: dict[int, int] = {}  # by block: pages to remove
-        self._flying: dict[int, int] = {}  # by block: pages whose removal is on its way
+        # By block: the removal that is on its way there, as pages by block. One that lost all pages of a block to a later write
+        # is not in here for it, and another one may follow before it is answered.
+        self._flying: dict[int, dict[int, int]] = {}
         self._flights = 0
         self._not_before = 0
 
@@ -68,7 +70,11 @@ class Holes:
         if self._owed or self._flying:
             for block, mask in masks(first, count):
                 clear(self._owed, block, mask)
-                clear(self._flying, block, mask)
+                flight = self._flying.get(block)
+                if flight is not None:
+                    clear(flight, block, mask)
+                    if block not in flight:
+                        del self._flying[block]
 
     def note(self, first: int, count: int, *, stored: bool) -> None:
         """A write of them has ended."""
@@ -77,7 +83,7 @@ class Holes:
         state = ORDINARY if stored else FAILED
         for block, mask in masks(first, count):
             # What the kernel gave up since is a hole, whatever became of this write.
-            since = self._owed.get(block, 0) | self._flying.get(block, 0)
+            since = self._owed.get(block, 0) | self._flying.get(block, {}).get(block, 0)
             base = block * BLOCK_PAGES
             for run, end in runs(mask & ~since):
                 self._states[base + run : base + end] = bytes((state,)) * (end - run)
@@ -107,7 +113,12 @@ class Holes:
     @property
     def may_flush(self) -> bool:
         """Whether a removal is owed and can be sent now."""
-        return bool(self._owed) and self._flights < _FLUSHES_AT_ONCE and self._clock() >= self._not_before
+        return (
+            bool(self._owed)
+            and self._flights < _FLUSHES_AT_ONCE
+            and not self._owed.keys() <= self._flying.keys()
+            and self._clock() >= self._not_before
+        )
 
     @property
     def settled(self) -> bool:
@@ -121,27 +132,25 @@ class Holes:
             return
         first, end = runs(self._owed[block])[0]
         index, count = block * BLOCK_PAGES + first, end - first
-        taken = [(block, (1 << end) - (1 << first))]
+        taken = {block: (1 << end) - (1 << first)}
         while end == BLOCK_PAGES and len(taken) < _MOST_FLUSHED_BLOCKS:
             block += 1
             if self._owed.get(block) != _WHOLE_BLOCK or block in self._flying:
                 break
-            taken.append((block, _WHOLE_BLOCK))
+            taken[block] = _WHOLE_BLOCK
             count += BLOCK_PAGES
-        for number, mask in taken:
+        for number, mask in taken.items():
             clear(self._owed, number, mask)
-            self._flying[number] = mask
+            self._flying[number] = taken
         self._flights += 1
         self._remote.flush(index, count, lambda result: self._flushed(taken, result))
 
-    def _flushed(self, taken: Sequence[tuple[int, int]], result: FlushResult) -> None:
+    def _flushed(self, taken: dict[int, int], result: FlushResult) -> None:
         self._flights -= 1
-        for block, _ in taken:
-            # What was written meanwhile is no longer in here.
-            mask = self._flying.pop(block, 0)
+        for block, mask in taken.items():  # what was written meanwhile is no longer in here
+            del self._flying[block]
             if result.error is not None:
-                if mask:
-                    self._owe(block, mask)
+                self._owe(block, mask)
                 continue
             base = block * BLOCK_PAGES
             for first, end in runs(mask):

@@ -40,6 +40,8 @@ _TOGETHER = MAX_BATCH_PAGES // (MAX_READ_PAGES + 1)
 """So many reads always fit into one message."""
 
 _RETRY_NANOSECONDS = 100_000_000
+# Reads whose times to answer differ by more do not share a message.
+_SIMILAR_NANOSECONDS = 1_000_000_000
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _HIT, _MISS = Code.HIT, Code.MISS
 # A server that starts or stops says so; it may be another one, or itself, that answers next.
@@ -57,6 +59,10 @@ class _Read:
         self.count = -(-(offset + size) // PAGE_BYTES) - self.first
         self.came = came
         self.buffer: Buffer | None = None
+
+
+def _age(gathered: tuple[_Read, list[Piece]]) -> int:
+    return gathered[0].came
 
 
 class Reads:
@@ -135,14 +141,26 @@ class Reads:
     def send(self) -> None:
         """Asks for what was taken since the last time, by one message: readahead comes as many reads at once."""
         while self._gathered:
-            together, self._gathered = self._gathered[:_TOGETHER], self._gathered[_TOGETHER:]
-            left = min(read.came for read, _ in together) + self._limit - self._clock()
+            together = self._take_together()
+            left = together[0][0].came + self._limit - self._clock()
             if len(together) == 1:
                 ((lone, pieces),) = together
                 self._remote.get(pieces, left / 1e9, partial(self._got, lone, pieces))
             else:
                 every = [piece for _, pieces in together for piece in pieces]
                 self._remote.get(every, left / 1e9, partial(self._got_together, together))
+
+    def _take_together(self) -> list[tuple[_Read, list[Piece]]]:
+        """The oldest of what was gathered, and what goes with it: a message has one deadline, the oldest read's."""
+        gathered = self._gathered
+        if len(gathered) == 1:
+            self._gathered = []
+            return gathered
+        gathered.sort(key=_age)
+        end = gathered[0][0].came + _SIMILAR_NANOSECONDS
+        count = next((at for at, (read, _) in enumerate(gathered[:_TOGETHER]) if read.came > end), _TOGETHER)
+        self._gathered = gathered[count:]
+        return gathered[:count]
 
     def _got_together(self, together: Sequence[tuple[_Read, Sequence[Piece]]], results: Sequence[GetResult]) -> None:
         at = 0
@@ -221,7 +239,15 @@ class Reads:
         """Tries again what was to be, and fails what has waited too long."""
         now = self._clock()
         while self._retries and self._retries[0][0] <= now:
-            self._look_up(self._retries.popleft()[1])
+            read = self._retries.popleft()[1]
+            if self._remote.ready:
+                self._look_up(read)
+                continue
+            # What is known of pages is known again when the pool is open.
+            assert read.buffer is not None
+            self._answers.give_buffer(read.buffer)
+            read.buffer = None
+            self._waiting.appendleft(read)
         self.send()
         while self._waiting and self._waiting[0].came + self._limit <= now:
             self._fail(self._waiting.popleft(), Unavailable("the pool could not be opened in time"))

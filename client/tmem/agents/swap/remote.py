@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import tmem.client.link
 from tmem.client import FlushResult, GetResult, PutResult, SharedPresence
+from tmem.client.link import Endpoint
 from tmem.wire.errors import Fenced, InvalidOption, NoSuchPool, PoolExists, TmemError
 from tmem.wire.limits import PAGE_BYTES
 
@@ -31,6 +32,8 @@ OBJECT = 0
 # Deadlines are rounded down to this, so that those of requests that have just come are the same number.
 _GRAIN_SECONDS = 0.1
 _FLUSH_SECONDS = 10.0
+# A terabyte of pages is half a million blocks.
+_LISTING_SECONDS = 600.0
 
 
 def presence_bytes(pages: int) -> int:
@@ -47,16 +50,18 @@ class NewPool:
     """A pool for a new device; it is destroyed again at the end of a `with` block that fails.
 
     Attributes:
-        reserved_bytes: what the server keeps free for it. token, epoch, pool_id: its identity.
+        endpoints: where the server is. reserved_bytes: what it keeps free for the pool. token, epoch, pool_id: its identity.
 
     Raises:
-        Unavailable, Unauthenticated: the server can't be had.
+        Unavailable, Unauthenticated: the server can't be had. InvalidOption: its address can't be one.
     """
 
     def __init__(self, target: str, token: str | None, name: str) -> None:
         self.name = name
         self.reserved_bytes = 0
-        self._client = tmem.client.link.connect(target, token=token, name=name)
+        found = tmem.client.link.resolve(target)
+        self.endpoints: list[tuple[int, Any]] = list(found)
+        self._client = tmem.client.link.connect(target, endpoints=found, token=token, name=name)
         self._pool: tmem.client.link.Pool | None = None
 
     def create(self, pages: int, overcommit: float, durability: str, chunk_pages: int) -> None:
@@ -96,13 +101,19 @@ class Pool:
     Args:
         config: the device's. control: the shared memory. presence: where the presence map is kept.
         lose: told a block and pages of it, as bits, that are lost.
+        meanwhile: called again and again while `open` waits: requests come all the time, and are to fail in time.
 
     Attributes:
         ready: it is open.
     """
 
     def __init__(
-        self, config: Config, control: Control, presence: memoryview, lose: Callable[[int, int], None]
+        self,
+        config: Config,
+        control: Control,
+        presence: memoryview,
+        lose: Callable[[int, int], None],
+        meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         self._config = config
         self._control = control
@@ -110,6 +121,7 @@ class Pool:
         # The kernel says again what was on its way: there is no need to settle it before that.
         self._presence = SharedPresence(presence, config.size // PAGE_BYTES, OBJECT, ask_later=True)
         self._lose = lose
+        self._meanwhile = meanwhile
         self._client: tmem.client.link.Client | None = None
         self._pool: tmem.client.link.Pool
         self._epoch = control.identity.epoch
@@ -121,6 +133,8 @@ class Pool:
     def open(self) -> str | None:
         """Tries once to open the pool, in a bounded time.
 
+        That is short, but for one case: somebody else has written to the pool, and so all that it holds has to be asked for.
+
         Returns:
             Why it could not be, if that is news.
         """
@@ -129,8 +143,10 @@ class Pool:
             if self._client is None:
                 self._client = tmem.client.link.connect(
                     self._config.target,
+                    endpoints=[Endpoint(*endpoint) for endpoint in self._config.endpoints],
                     token=self._config.token,
                     name=f"tmem-swap {self._config.name}",
+                    meanwhile=self._wait,
                     connect_timeout=step,
                     call_timeout=step,
                 )
@@ -145,12 +161,19 @@ class Pool:
         self._said = None
         self.ready = True
         self._note_epoch()
+        self._words[Word.REMAKING] = 0
         return None
 
     def _open(self, client: tmem.client.link.Client) -> tmem.client.link.Pool:
         config, identity = self._config, self._control.identity
         try:
-            return client.open_pool(config.pool, identity.token, identity.epoch, presence=self._presence)
+            return client.open_pool(
+                config.pool,
+                identity.token,
+                identity.epoch,
+                presence=self._presence,
+                listing_timeout=_LISTING_SECONDS,
+            )
         except NoSuchPool:
             return self._make_again(client)
 
@@ -158,7 +181,8 @@ class Pool:
         """The server has lost the pool, or somebody destroyed it: what was in it is gone, and new pages can go out.
 
         A worker that is killed in here leaves what the next one begins with again: what is lost is written down first, and
-        a pool that was made and that nobody knows the token of is removed.
+        a pool that was made and that nobody knows the token of is removed. One of the same name that this device has not begun
+        to make is somebody else's, and stays.
         """
         config = self._config
         for block, known in self._presence.blocks_of(OBJECT):
@@ -166,7 +190,12 @@ class Pool:
         self._presence.reset()
         for left in client.pools():
             if left.name == config.pool:
+                if not self._words[Word.REMAKING]:
+                    raise PoolExists(
+                        f"the pool {config.pool!r} is not this device's any more: somebody else has made one"
+                    )
                 client.destroy_parked(left.pool_id)
+        self._words[Word.REMAKING] = 1
         made = client.create_pool(
             config.pool,
             durability=config.durability,
@@ -176,6 +205,10 @@ class Pool:
         )
         self._control.remember(Identity(made.token, made.epoch))
         return made
+
+    def _wait(self) -> None:
+        if not self.ready:
+            self._meanwhile()
 
     def _note_epoch(self) -> None:
         self._epoch = self._pool.epoch
@@ -221,6 +254,7 @@ class Pool:
 
     def destroy(self) -> None:
         """Ends the pool; raises TmemError."""
+        self._meanwhile = lambda: None  # there are no requests any more
         if not self.ready:
             self.open()
         if self.ready:

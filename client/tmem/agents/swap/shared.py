@@ -1,6 +1,6 @@
 """Memory that outlives workers: the holder makes it, each worker in turn writes it, and `status` reads it.
 
-Owns: the layout of three anonymous files. A worker can be killed at any instruction, so each word alone must make sense:
+Owns: the layout of three anonymous files, which the kernel never swaps out (host/mounts.py). A worker can be killed at any instruction, so each word alone must make sense:
 nothing here is a pair that has to change at once, but for the pool's identity, which has two places and a word that says
 which one counts.
 
@@ -65,6 +65,8 @@ class Word(IntEnum):
     CONNECTIONS = 11
     POOL_GONE = 12
     """1: the device was taken down, and its pool destroyed."""
+    REMAKING = 13
+    """1: the server lost the pool, and one of its name may be this device's new one, of which nobody knows the token."""
     # Counted from here on.
     READS = 16
     PAGES_READ = 17

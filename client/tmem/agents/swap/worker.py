@@ -18,9 +18,9 @@ import traceback
 from contextlib import suppress
 
 from tmem.agents.host import log
-from tmem.agents.host.memory import lock_memory, map_sparse, take_standing
+from tmem.agents.host.memory import lock_memory, map_sparse, take_standing, touch_data
 from tmem.wire.allocator import keep_freed_messages
-from tmem.wire.errors import Fenced, TmemError
+from tmem.wire.errors import Fenced, InvalidOption, TmemError
 
 from .config import GONE, LEFT, READY, STOP, TAKE, Config, Descriptors
 from .core import Core
@@ -42,13 +42,22 @@ _FENCED = 3
 
 
 class Worker:
-    """One worker, from its loading to its end."""
+    """One worker, from its loading to its end.
+
+    Raises:
+        InvalidOption: the shared memory is another version's. Nothing was touched then, and no server asked.
+    """
 
     def __init__(self, descriptors: Descriptors) -> None:
         self._config = Config.from_file(descriptors.config)
         self._descriptors = descriptors
         self._socket = socket.socket(fileno=descriptors.socket)
         self._control = Control(descriptors.control)
+        if not self._control.valid:
+            raise InvalidOption(
+                f"the device {self._config.name!r} was attached by another version of tmem, whose shared memory this one can't "
+                "read: the worker that serves goes on. Detach the device, and attach it again"
+            )
         self._words = self._control.words
         self._kernel = Kernel(descriptors.fuse, self._control, now, say)
         self._poll = select.epoll()
@@ -63,12 +72,19 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is loaded stays; what comes makes no cycles but in errors, and idle time is for those
         gc.disable()
+        log.keep(f"{self._config.directory}/log")
         lock_memory()
         self._standing = take_standing()
         pages = self._words[Word.PAGES]
-        states = map_sparse(self._descriptors.states, pages)
-        presence = map_sparse(self._descriptors.presence, os.fstat(self._descriptors.presence).st_size)
-        self._pool = Pool(self._config, self._control, memoryview(presence), self._lose)
+        self._shared = {
+            descriptor: map_sparse(descriptor, size)
+            for descriptor, size in (
+                (self._descriptors.states, pages),
+                (self._descriptors.presence, os.fstat(self._descriptors.presence).st_size),
+            )
+        }
+        states, presence = self._shared.values()
+        self._pool = Pool(self._config, self._control, memoryview(presence), self._lose, self._meanwhile)
         self._core = Core(
             memoryview(states),
             self._words,
@@ -89,6 +105,8 @@ class Worker:
         words[Word.OOM_EXEMPT] = self._standing.oom_exempt
         words[Word.CONNECTED_SINCE] = 0
         words[Word.SERVING_SINCE] = words[Word.HEARTBEAT] = now()
+        for descriptor, mapping in self._shared.items():
+            touch_data(descriptor, mapping)
         self._core.recover()
         try:
             self._kernel.take_over()
@@ -145,6 +163,16 @@ class Worker:
         self._core.send()
         if kernel.full:
             self._core.make_room()
+
+    def _meanwhile(self) -> None:
+        """The pool is being opened, which may take a while: requests are taken in, and fail when their time has come."""
+        moment = now()
+        if moment < self._tick_at:
+            return
+        self._tick_at = moment + _TICK_NANOSECONDS
+        self._words[Word.HEARTBEAT] = moment
+        self._take_in()
+        self._core.tick()
 
     def _tick(self, moment: int) -> None:
         self._tick_at = moment + _TICK_NANOSECONDS
@@ -225,6 +253,9 @@ def main() -> None:
     try:
         worker = Worker(Descriptors.from_arguments(sys.argv[1:]))
         status = worker.serve() if worker.stand_by() else 0
+    except InvalidOption as error:
+        say(str(error))
+        status = 1
     except Exception:  # noqa: BLE001  said so that nothing can wait for it; then the next worker takes over
         say(traceback.format_exc())
         status = 1

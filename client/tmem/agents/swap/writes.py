@@ -28,6 +28,8 @@ __all__ = ["STEP_PAGES", "Writes"]
 STEP_PAGES = 64
 """The most that is encoded between two looks at /dev/fuse: a quarter of a millisecond, by which a read may be late."""
 
+# Writes share a message, and so its deadline, if theirs differ from the first one's by no more than this.
+_SIMILAR_NANOSECONDS = 500_000_000
 _LATE = "it could not be stored in time"
 Finished = Callable[[TmemError | None], None]
 
@@ -169,7 +171,7 @@ class Writes:
         parts: list[_Write] = []
         room = STEP_PAGES
         now = self._clock()
-        left = 0
+        left = similar = 0
         while self._staged and room:
             write = self._staged[0]
             rest = write.came + self._limit - now
@@ -177,7 +179,11 @@ class Writes:
                 self._staged.popleft()
                 self._close(write, DeadlineExceeded(_LATE))
                 continue
-            left = min(left, rest) if pieces else rest
+            if not pieces:
+                left = similar = rest
+            elif abs(rest - similar) > _SIMILAR_NANOSECONDS:
+                break
+            left = min(left, rest)
             first = write.first + write.sent
             pages = min(write.count - write.sent, room, BLOCK_PAGES - first % BLOCK_PAGES)
             pieces.append((first, write.data[write.sent * PAGE_BYTES : (write.sent + pages) * PAGE_BYTES]))
@@ -268,10 +274,17 @@ class Writes:
     def _end_patch(self, patch: _Patch, error: TmemError | None) -> None:
         self._patching = False
         patch.finished(error)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begins what waited for patches that are no more."""
         self._start_patch()
         if not self._patching and not self._patches:
-            while self._held:
-                self._stage(self._held.popleft())
+            if self._held:
+                while self._held:
+                    self._stage(self._held.popleft())
+                # What was held had no number yet when these came.
+                self._syncs = deque((self._last, unique) for _, unique in self._syncs)
             self._answer_syncs()
 
     # ---- Syncs ----
@@ -315,8 +328,7 @@ class Writes:
             self._patches.popleft().finished(Unavailable(_LATE))
         while self._held and self._held[0].came <= before:
             self._refuse(self._held.popleft(), Unavailable(_LATE))
-        if self._held and not self._patches and not self._patching:
-            self._stage(self._held.popleft())
+        self._go_on()
 
     def drop_oldest(self) -> None:
         """Fails the write that has waited longest to be encoded, because its memory is needed."""

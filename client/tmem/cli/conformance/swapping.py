@@ -62,6 +62,7 @@ class Swapped:
             directory="",
             size=slots * PAGE_BYTES,
             target=target,
+            endpoints=made.endpoints,
             token=None,
             pool=pool,
             pool_token=made.token.hex(),

@@ -112,6 +112,14 @@ class Presence(Protocol):
         """The map is of a pool that was made this moment; raises InvalidOption if it is another's."""
         ...
 
+    def opening(self) -> None:
+        """The server is about to be asked to open the pool; its answer may not come."""
+        ...
+
+    def not_opened(self) -> None:
+        """It said no."""
+        ...
+
     def opened(self, token: bytes, *, epoch: int, generation: int, known_epoch: int | None, incomplete: bool) -> bool:
         """The map is of a pool that existed.
 
@@ -251,6 +259,12 @@ class PresenceMap:
 
     def created(self, token: bytes, *, epoch: int, generation: int) -> None:
         """A new pool holds nothing, as a new map does."""
+
+    def opening(self) -> None:
+        """Of no interest to a map that begins with the answer."""
+
+    def not_opened(self) -> None:
+        """Likewise."""
 
     def opened(
         self,

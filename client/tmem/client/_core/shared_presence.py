@@ -11,10 +11,11 @@ Bits of several pages are one copy of bytes, which may be cut short: each page's
 copy changes two kinds of bits.
 What a listing fills counts only once `filled` has said so in the head of the buffer, by its last byte.
 
-Whose map it is stands in the head: a digest of the pool's token, and the epoch and generation under which it was opened last. A
-generation between that and the next opening is a writer who may not have had the map: then everything in it is doubted.
+Whose map it is stands in the head: a digest of the pool's token, and the epoch and generation under which it was opened last. Each
+opening raises the generation, also one whose answer nobody got: so attempts are counted there before they are made (`opening`). A
+generation beyond them is a writer who may not have had the map: then everything in it is doubted.
 
-Layout: a head of 64 bytes; then four bitmaps (stored, uncertain, with_crc, removed), one bit a page, little-endian; then the CRCs,
+Layout: a head of 64 bytes (shape, owner, flags, attempts); then four bitmaps (stored, uncertain, with_crc, removed), one bit a page, little-endian; then the CRCs,
 4 bytes a page in the machine's order. Sizes are in whole blocks of 512 pages: 4.5 bytes a page.
 """
 
@@ -38,6 +39,9 @@ _OWNER = struct.Struct("<QQI")  # epoch, generation, digest of the token
 _HEAD_BYTES = 64
 _OWNER_AT = _SHAPE.size
 _FLAGS_AT = _OWNER_AT + _OWNER.size
+_ATTEMPTS = struct.Struct("<H")
+_ATTEMPTS_AT = _HEAD_BYTES - _ATTEMPTS.size
+_MOST_ATTEMPTS = (1 << 8 * _ATTEMPTS.size) - 1
 _OWNED, _ABSENT_IS_LOST = 1, 2
 _BITMAP_BYTES = BLOCK_PAGES // 8
 
@@ -169,8 +173,19 @@ class SharedPresence:
 
     def _own(self, epoch: int, generation: int, digest: int) -> None:
         """Says whose map it is; from the last byte on it is believed."""
+        self._attempts = 0  # first: who is killed in between doubts
         _OWNER.pack_into(self._head, _OWNER_AT, epoch, generation, digest)
         self._head[_FLAGS_AT] |= _OWNED
+
+    @property
+    def _attempts(self) -> int:
+        """How many openings since the last that was noted the server may have carried out."""
+        (attempts,) = _ATTEMPTS.unpack_from(self._head, _ATTEMPTS_AT)
+        return int(attempts)
+
+    @_attempts.setter
+    def _attempts(self, attempts: int) -> None:
+        _ATTEMPTS.pack_into(self._head, _ATTEMPTS_AT, min(attempts, _MOST_ATTEMPTS))
 
     # ---- What is known ----
 
@@ -254,6 +269,14 @@ class SharedPresence:
         self.absent_is_lost = False
         self._own(epoch, generation, page_checksum(token))
 
+    def opening(self) -> None:
+        """The server is about to be asked to open the pool; its answer may not come."""
+        self._attempts += 1
+
+    def not_opened(self) -> None:
+        """It said no."""
+        self._attempts = max(0, self._attempts - 1)
+
     def opened(self, token: bytes, *, epoch: int, generation: int, known_epoch: int | None, incomplete: bool) -> bool:
         """The map is of a pool that existed; answers whether the server must be asked what it holds.
 
@@ -271,7 +294,7 @@ class SharedPresence:
         if old_digest != digest:
             raise InvalidOption("the presence map is another pool's")
         self._nothing_lost = epoch == old_epoch and not incomplete
-        if generation != old_generation + 1:
+        if not old_generation < generation <= old_generation + max(1, self._attempts):
             for number in range(_blocks(self._pages)):
                 self._uncertain.set(number, self._stored.get(number))
         elif self._ask_later or not self._uncertain.all():

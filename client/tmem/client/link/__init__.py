@@ -13,6 +13,8 @@ made it. Needs the extra `tmem[agents]`.
 from tmem.client.sync.batch import Batch
 
 from .client import Client, connect
+from .connection import Endpoint
+from .dialing import resolve
 from .pool import Pool, Puts
 
-__all__ = ["Batch", "Client", "Pool", "Puts", "connect"]
+__all__ = ["Batch", "Client", "Endpoint", "Pool", "Puts", "connect", "resolve"]

@@ -3,7 +3,7 @@
 Owns: the names that an agent sees. What happens is in stream.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, cast
 
 from tmem.client._core.counters import ClientCounters
@@ -13,6 +13,7 @@ from tmem.client.sync.client import Client as BlockingClient
 from tmem.client.sync.pool import Pool as BlockingPool
 from tmem.wire.errors import InvalidOption
 
+from .connection import Endpoint
 from .pool import Pool
 from .stream import Stream
 
@@ -21,11 +22,20 @@ __all__ = ["Client", "connect"]
 P = ParamSpec("P")
 
 
-def connect(target: str, **options: Any) -> "Client":
+def connect(
+    target: str,
+    *,
+    endpoints: Sequence[Endpoint] | None = None,
+    meanwhile: Callable[[], object] | None = None,
+    **options: Any,
+) -> "Client":
     """Connects to a tmem server; waits for it.
 
     Args:
         target: "HOST:PORT", "[IPV6]:PORT" or "unix:PATH". A name is resolved here, and not again by `pump`, which may not wait.
+        endpoints: where that is, as `resolve` found; for those who must not wait for a resolver, now or at a later reconnect.
+        meanwhile: called again and again while a blocking form waits (this one too), a tenth of a second apart at most; for those
+            who have something else to look after. It may submit; what it raises ends the wait.
         options: fields of Options, such as token="..." or read_timeout=5.
 
     Raises:
@@ -34,7 +44,7 @@ def connect(target: str, **options: Any) -> "Client":
     """
     settings = Options(**options)
     counters = ClientCounters()
-    client = Client(target, settings, counters, Stream(target, settings, counters))
+    client = Client(target, settings, counters, Stream(target, settings, counters, endpoints, meanwhile))
     try:
         client._greet()  # noqa: SLF001
         _check_alone(client)

@@ -1,6 +1,7 @@
 """How a link comes to a connection.
 
-Owns: `Dialer`: the endpoints of the server, the attempt at hand, when the next may begin. Nothing here waits but `resolve`.
+Owns: `Dialer`: the endpoints of the server, the attempt at hand, when the next may begin. Nothing here waits but `resolve`, of
+a server whose endpoints are not given.
 
 Units: seconds, as told by time.monotonic.
 """
@@ -8,6 +9,7 @@ Units: seconds, as told by time.monotonic.
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tmem.client._core.options import Options
@@ -16,7 +18,7 @@ from tmem.wire.errors import InvalidOption, TmemError, Unavailable
 
 from .connection import Connection, Endpoint
 
-__all__ = ["Dialer"]
+__all__ = ["Dialer", "resolve"]
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +28,40 @@ _BACKOFF_SECONDS = (0.02, 0.5)
 _ATTEMPT_SECONDS = 2.0
 
 
+def resolve(target: str) -> list[Endpoint]:
+    """Where a server can be reached. Waits for the resolver if it must, for as long as that likes.
+
+    Args:
+        target: "HOST:PORT", "[IPV6]:PORT" or "unix:PATH".
+
+    Raises:
+        InvalidOption: the target is no address. Unavailable: its name can't be resolved.
+    """
+    path = unix_path(target)
+    if path is not None:
+        return [Endpoint(socket.AF_UNIX, path)]
+    try:
+        host, port = split_host_port(target)
+    except ValueError as error:
+        raise InvalidOption(str(error)) from None
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise _unreachable(target, error) from error
+    return [Endpoint(int(family), address) for family, _, _, _, address in found]
+
+
+def _unreachable(target: str, error: OSError) -> Unavailable:
+    return Unavailable(f"{target} can't be reached: {error.strerror or error}")
+
+
 class Dialer:
     """Attempts to connect, one after the other.
 
     Args:
         target: "HOST:PORT", "[IPV6]:PORT" or "unix:PATH".
         options: the client's, for TLS.
+        endpoints: what `resolve` found earlier; the name is not looked up then. None: it is, before each wait for a connection.
 
     Attributes:
         retry_at: when the next attempt, or the next call on a connection that stands, may begin.
@@ -39,7 +69,7 @@ class Dialer:
         error: why the last one did.
     """
 
-    def __init__(self, target: str, options: Options) -> None:
+    def __init__(self, target: str, options: Options, endpoints: Sequence[Endpoint] | None = None) -> None:
         self._target = target
         self._options = options
         self._context: Any = None
@@ -47,7 +77,8 @@ class Dialer:
             from .tls import make_context  # OpenSSL is loaded by those who need it
 
             self._context = make_context(options)
-        self._endpoints: list[Endpoint] = []
+        self._resolves = endpoints is None
+        self._endpoints = list(endpoints or ())
         self._untried = 0
         self._backoff = _BACKOFF_SECONDS[0]
         self.retry_at = 0.0
@@ -55,29 +86,14 @@ class Dialer:
         self.error: TmemError | None = None
 
     def resolve(self) -> None:
-        """Looks the server's name up. Waits for the resolver if it must.
-
-        Raises:
-            InvalidOption: the target is no address. Unavailable: its name can't be resolved.
-        """
+        """Looks the server's name up, if that is to be done; raises as the function does."""
         self._untried = 0
-        path = unix_path(self._target)
-        if path is not None:
-            self._endpoints = [Endpoint(socket.AF_UNIX, path)]
-            return
-        try:
-            host, port = split_host_port(self._target)
-        except ValueError as error:
-            raise InvalidOption(str(error)) from None
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise self.translate(error) from error
-        self._endpoints = [Endpoint(family, address) for family, _, _, _, address in found]
+        if self._resolves:
+            self._endpoints = resolve(self._target)
 
     def translate(self, error: OSError) -> Unavailable:
         """What an error of the socket is called."""
-        return Unavailable(f"{self._target} can't be reached: {error.strerror or error}")
+        return _unreachable(self._target, error)
 
     def attempt(self) -> Connection | None:
         """Begins to connect to the next endpoint; None if none takes even that."""

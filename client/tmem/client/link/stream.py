@@ -12,7 +12,7 @@ Measured: a lone get spends no system call but its send and its receive, and wak
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -43,7 +43,7 @@ from tmem.wire.errors import (
 )
 from tmem.wire.splice import BytesLike
 
-from .connection import TICK_SECONDS
+from .connection import TICK_SECONDS, Endpoint
 from .transport import Call, Transport
 from .waiting import Deadlines, Waiting
 
@@ -77,6 +77,8 @@ class Stream:
     Args:
         target: the server.
         options, counters: the client's.
+        endpoints: as of Dialer.
+        meanwhile: called each time that something is waited for, a tick apart at most. It may submit; what it raises ends the wait.
 
     Attributes:
         core: the session.
@@ -84,8 +86,16 @@ class Stream:
         lock: guards nothing, because everything is one thread's; here so that all faces read the same.
     """
 
-    def __init__(self, target: str, options: Options, counters: ClientCounters) -> None:
+    def __init__(
+        self,
+        target: str,
+        options: Options,
+        counters: ClientCounters,
+        endpoints: Sequence[Endpoint] | None = None,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> None:
         self._target = target
+        self._meanwhile = meanwhile
         self._options = options
         self._counters = counters
         self._codec = Codec(counters.copies)
@@ -98,7 +108,7 @@ class Stream:
         self._beat_at = 0.0
         self._owed: FlushOperation | None = None
         self.core = SessionCore(options, counters)
-        self.transport = Transport(target, options, self._leave)
+        self.transport = Transport(target, options, self._leave, endpoints)
         self.lock: AbstractContextManager[Any] = nullcontext()
 
     # ---- What a loop needs to know ----
@@ -331,6 +341,8 @@ class Stream:
         self._flush()
         if self._settled:
             self._tell()
+        if self._meanwhile is not None:
+            self._meanwhile()
         return True
 
     def _flush(self) -> None:

@@ -10,7 +10,7 @@ call's functions what becomes of it. Units: seconds, by time.monotonic.
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tmem.client._core.calls import call_metadata, status_error
@@ -18,7 +18,7 @@ from tmem.client._core.options import Options
 from tmem.wire.errors import ProtocolError, TmemError, Unavailable
 from tmem.wire.splice import BytesLike
 
-from .connection import Connection
+from .connection import Connection, Endpoint
 from .dialing import Dialer
 from .frames import Event, Goaway, Headers, Message, Reset
 from .headers import Status, response_status, trailer_status
@@ -67,6 +67,7 @@ class Transport:
         target: the server.
         options: the client's; the token in them is carried by every call.
         on_closing: is told when the server takes no new calls on the connection, while calls go on.
+        endpoints: as of Dialer.
 
     Attributes:
         wanted: whether to connect again when there is no connection.
@@ -74,13 +75,19 @@ class Transport:
         error: why there is no connection, or why the last important call failed; for whoever has to say so.
     """
 
-    def __init__(self, target: str, options: Options, on_closing: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        target: str,
+        options: Options,
+        on_closing: Callable[[], Any],
+        endpoints: Sequence[Endpoint] | None = None,
+    ) -> None:
         self._target = target
         self._authority = options.tls_name or ("localhost" if target.startswith("unix:") else target)
         self._scheme = "http" if options.tls_ca is None else "https"
         self._metadata = call_metadata(options)
         self._on_closing = on_closing
-        self._dialer = Dialer(target, options)
+        self._dialer = Dialer(target, options, endpoints)
         self._connection: Connection | None = None
         self._calls: dict[int, Call] = {}
         self._closed = False

@@ -27,7 +27,7 @@ from tmem.client._core.pool import PoolCore
 from tmem.client._core.presence import Presence
 from tmem.v1 import capabilities_pb2, pools_pb2
 from tmem.v1.common_pb2 import PoolRef
-from tmem.wire.errors import Closed
+from tmem.wire.errors import Closed, Refused
 from tmem.wire.pages import splice_page
 
 from .carrier import Carrier
@@ -186,6 +186,7 @@ class Client:
         token: bytes,
         epoch: int | Sequence[int] | None = None,
         presence: Presence | None = None,
+        listing_timeout: float | None = None,
     ) -> Pool:
         """Takes over a pool of this tenant, after a crash or from another process; the writer before is fenced.
 
@@ -195,25 +196,28 @@ class Client:
             epoch: the pool's `epoch` (or `epochs`) that was last known. If it has another one by now, the server lost it in
                 between, and what is absent may have been stored: it is LOST rather than a miss.
             presence: the SharedPresence that the pool's writer before kept; what it says need not be asked of the server.
+            listing_timeout: seconds until asking what the pool holds gives up, if it must be asked; None = as other calls do.
 
         Raises:
             NoSuchPool: no pool of this name that the token opens. InvalidOption: `presence` is another pool's.
         """
         if epoch is not None and not isinstance(epoch, int):
             (epoch,) = epoch
-        opened = self.call(
-            Call(
-                "PoolsService/OpenPool",
-                pools_pb2.OpenPoolRequest(name=name, token=token),
-                pools_pb2.OpenPoolResponse,
-            )
-        )
+        request = pools_pb2.OpenPoolRequest(name=name, token=token)
+        if presence is not None:
+            presence.opening()
+        try:
+            opened = self.call(Call("PoolsService/OpenPool", request, pools_pb2.OpenPoolResponse))
+        except Refused:
+            if presence is not None:
+                presence.not_opened()
+            raise
         core = PoolCore(opened.pool, token, opened.generation, recreation(opened.pool, token), presence)
         known = core.presence
         assert known is not None
         generation, incomplete = core.generation, core.incomplete
         if known.opened(token, epoch=core.epoch, generation=generation, known_epoch=epoch, incomplete=incomplete):
-            for listing in self._call_streaming(list_pages(core), self.options.call_timeout):
+            for listing in self._call_streaming(list_pages(core), listing_timeout or self.options.call_timeout):
                 take_listing(known, listing)
             known.filled()
         return self._adopt(core)

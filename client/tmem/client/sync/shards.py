@@ -144,6 +144,7 @@ class ShardedClient(Client):
         token: bytes,
         epoch: int | Sequence[int] | None = None,
         presence: Presence | None = None,
+        listing_timeout: float | None = None,
     ) -> Pool:
         """As Client.open_pool, on every shard: when it returns, no shard listens to the writer before.
 
@@ -152,6 +153,7 @@ class ShardedClient(Client):
             token: the secret that its maker got.
             epoch: the pool's `epochs`, one for each shard.
             presence: not for a sharded server.
+            listing_timeout: seconds that each shard has to say what it holds.
         """
         _refuse_presence(presence)
         epochs = [epoch] if isinstance(epoch, int) else epoch
@@ -161,7 +163,8 @@ class ShardedClient(Client):
             )
         opened = []
         for number, shard in enumerate(self.shards):
-            opened.append(shard.open_pool(name, token, None if epochs is None else epochs[number]))
+            known = None if epochs is None else epochs[number]
+            opened.append(shard.open_pool(name, token, known, listing_timeout=listing_timeout))
         return ShardedPool(opened, self)
 
     def join_pool(self, uuid: bytes) -> Pool:

@@ -1,5 +1,7 @@
 """The tables of the kernel, as they are written; and this process's own memory."""
 
+import ctypes
+import mmap
 import os
 import signal
 import socket
@@ -8,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import skip_or_fail
 
-from tmem.agents.host.log import say
+from tmem.agents.host.log import LOG_BYTES, make_log, say
 from tmem.agents.host.memory import read_field
-from tmem.agents.host.mounts import Mount, find_mount
+from tmem.agents.host.mounts import Mount, find_mount, unswappable_files
 from tmem.agents.host.notify import notify
 from tmem.agents.host.peers import listener
 from tmem.agents.host.processes import Identity
@@ -21,6 +24,10 @@ SWAPS = """Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority
 /dev/dm-1                               partition\t8388604\t\t1024\t\t-2
 /my\\040swap\\134file                    file\t\t1048572\t\t0\t\t5
 """
+
+
+_MADV_PAGEOUT = 21
+_KPF_UNEVICTABLE = 18
 
 
 def test_swap_areas(tmp_path):
@@ -163,3 +170,123 @@ def test_a_state_of_several_lines_is_told_as_one(tmp_path, monkeypatch):
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         notify(STOPPING="1", STATUS="t0 stays attached\n  no room\n  none at all")
         assert notifications.recv(4096) == b"STOPPING=1\nSTATUS=t0 stays attached; no room; none at all"
+
+
+_KEEPER = """
+import sys
+from tmem.agents.host import log
+log.say("first", "said before it is kept")
+assert log.keep(sys.argv[1])
+for number in range(int(sys.argv[2])):
+    log.say("who", f"line {number}")
+"""
+
+
+def say_lines(log: Path, descriptor: int, count: int) -> None:
+    subprocess.run([sys.executable, "-c", _KEEPER, str(log), str(count)], stderr=descriptor, check=True, timeout=60)
+
+
+@pytest.fixture
+def kept_log(tmp_path):
+    path = tmp_path / "log"
+    descriptor = make_log(path)
+    yield path, descriptor
+    os.close(descriptor)
+
+
+def test_a_log_has_its_room_from_the_start_and_never_more(kept_log):
+    path, descriptor = kept_log
+    assert path.stat().st_size == LOG_BYTES
+    assert path.stat().st_blocks * 512 >= LOG_BYTES
+    say_lines(path, descriptor, 2)
+    say_lines(path, descriptor, 1)  # the next worker goes on behind it
+    lines = path.read_text("ascii").strip("\0").splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [
+        *("said before it is kept", "line 0", "line 1"),
+        *("said before it is kept", "line 0"),
+    ]
+    say_lines(path, descriptor, 10_000)
+    assert path.stat().st_size == LOG_BYTES
+    lines = path.read_text("ascii").strip("\0").splitlines()
+    assert [line.partition(": ")[2] for line in lines] == [f"line {10_000 - left}" for left in range(len(lines), 0, -1)]
+    assert sum(map(len, lines)) > LOG_BYTES / 3
+
+
+def test_the_log_of_somebody_else_is_left_as_it_is(tmp_path, kept_log):
+    other = tmp_path / "other"
+    with other.open("w") as file, pytest.raises(subprocess.CalledProcessError):
+        say_lines(kept_log[0], file.fileno(), 1)
+    assert "AssertionError" in other.read_text("ascii"), "it is not kept"
+
+
+def is_unevictable(descriptor: int) -> bool:
+    """What the kernel's flags say of a file's first page, once it was asked to take it away."""
+    mapping = mmap.mmap(descriptor, mmap.PAGESIZE)
+    mapping[0] = 1
+    mapping.madvise(_MADV_PAGEOUT)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
+    with Path("/proc/self/pagemap").open("rb") as file:
+        file.seek(address // mmap.PAGESIZE * 8)
+        entry = int.from_bytes(file.read(8), "little")
+    if not entry >> 63:
+        return False
+    with Path("/proc/kpageflags").open("rb") as file:
+        file.seek((entry & (1 << 55) - 1) * 8)
+        return bool(int.from_bytes(file.read(8), "little") >> _KPF_UNEVICTABLE & 1)
+
+
+@pytest.fixture
+def files():
+    if os.geteuid():
+        skip_or_fail("only root can mount")
+    made = unswappable_files([3, 1 << 20])
+    yield made
+    for descriptor in made:
+        os.close(descriptor)
+
+
+def test_files_that_are_not_swapped_out_whoever_has_them(files):
+    assert [os.fstat(descriptor).st_size for descriptor in files] == [3, 1 << 20]
+    assert not any(os.fstat(descriptor).st_blocks for descriptor in files)
+    os.pwrite(files[1], b"x" * 4096, (1 << 20) - 4096)
+    again = os.open(f"/proc/self/fd/{files[1]}", os.O_RDONLY)
+    assert os.pread(again, 1, (1 << 20) - 1) == b"x", "those who look find it by its number"
+    os.close(again)
+    assert is_unevictable(files[1])
+    plain = os.memfd_create("plain")
+    os.ftruncate(plain, mmap.PAGESIZE)
+    assert not is_unevictable(plain), "or this test could not fail"
+    os.close(plain)
+    assert "tmem-tmpfs-" not in Path("/proc/self/mountinfo").read_text("utf-8")
+
+
+_TOUCHER = """
+import mmap, os
+from tmem.agents.host.memory import lock_memory, map_sparse, touch_data
+size = 64 << 20
+file = os.memfd_create("sparse")
+os.ftruncate(file, size)
+for page in (0, 1, 5000, 16383):
+    os.pwrite(file, b"x", page * 4096)
+lock_memory()
+mapping = map_sparse(file, size)
+def locked():
+    found = 0
+    ours = False
+    for line in open("/proc/self/smaps"):
+        if "-" in line.split()[0]:
+            ours = "memfd:sparse" in line
+        elif ours and line.startswith("Locked:"):
+            found += int(line.split()[1])
+    return found
+before = locked()
+touch_data(file, mapping)
+print(before, locked(), os.fstat(file).st_blocks // 2)
+"""
+
+
+def test_all_data_of_a_sparse_mapping_are_locked_and_its_holes_are_not_filled():
+    if os.geteuid():
+        skip_or_fail("only root may lock so much")
+    done = subprocess.run([sys.executable, "-c", _TOUCHER], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["0", "16", "16"]

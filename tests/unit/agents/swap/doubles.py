@@ -41,6 +41,7 @@ class Pool:
         self.refusal: TmemError | None = None
         self.refused: set[int] | None = None  # of which pages; None = of all
         self.messages: list[tuple[str, list[tuple[int, int]]]] = []
+        self.seconds: list[float] = []  # that gets and puts were given
 
     def _take(self, call: Call) -> None:
         if self.at_once:
@@ -50,6 +51,7 @@ class Pool:
 
     def get(self, pieces: Sequence[Piece], seconds: float, done: Callable[[Sequence[GetResult]], None]) -> None:
         assert seconds > 0
+        self.seconds.append(seconds)
         results = [GetResult(Extent(0, index, len(memory) // PAGE_BYTES), take=False) for index, memory in pieces]
         self.messages.append(("get", [(result.extent.index, result.extent.pages) for result in results]))
 
@@ -73,6 +75,7 @@ class Pool:
 
     def put(self, pieces: Sequence[Piece], seconds: float, done: Callable[[Sequence[PutResult]], None]) -> None:
         assert seconds > 0
+        self.seconds.append(seconds)
         results = [PutResult(Extent(0, index, len(memory) // PAGE_BYTES)) for index, memory in pieces]
         copies = [(index, bytes(memory)) for index, memory in pieces]
         self.messages.append(("put", [(result.extent.index, result.extent.pages) for result in results]))

@@ -302,6 +302,21 @@ def test_a_read_is_tried_again_only_until_its_deadline(device):
     assert device.clock.now <= 1_000_000_000 + 30_000_000_000
 
 
+def test_a_read_is_not_tried_again_before_the_pool_is_open_again(device):
+    device.put(0, pages(0, 1))
+    number = device.read(0, PAGE)
+    device.pool.finish(device.pool.calls[0], Recovering("not yet"))
+    device.pool.ready = False
+    device.clock.pass_seconds(0.2)
+    device.core.tick()
+    assert not device.pool.calls
+    device.pool.ready = True
+    device.core.pool_opened()
+    device.pool.finish_all()
+    assert device.answer(number) == pages(0, 1)
+    assert len(device.kernel.free) == 40
+
+
 def test_requests_fail_in_time_while_the_pool_can_t_be_opened(device):
     device.pool.ready = False
     reading, writing = device.read(0, PAGE), device.write(PAGE, pages(1, 1))
@@ -348,6 +363,27 @@ def test_an_error_of_the_way_there_fails_a_write(device):
     device.core.step()
     device.pool.finish(device.pool.calls[0], Unavailable("no"))
     assert device.answer(number) == errno.EIO
+
+
+def test_reads_that_have_little_time_left_do_not_hurry_others(device):
+    device.clock.pass_seconds(29)
+    for page, age in [(5, 0), (6, 29), (7, 0.5), (8, 28.5)]:
+        device.core.handle(Read(page, page * PAGE, PAGE), device.clock.now - int(age * 1e9))
+    device.core.send()
+    assert device.pool.messages == [("get", [(6, 1), (8, 1)]), ("get", [(7, 1), (5, 1)])]
+    assert device.pool.seconds == [1, 29.5]
+
+
+def test_writes_that_have_little_time_left_do_not_hurry_others(device):
+    old = device.write(0, pages(0, 1))
+    device.clock.pass_seconds(9)
+    new = [device.write(page * PAGE, pages(page, 1)) for page in (1, 2)]
+    device.core.step()
+    device.core.step()
+    assert device.pool.messages == [("put", [(0, 1)]), ("put", [(1, 1), (2, 1)])]
+    assert device.pool.seconds == [1, 10]
+    device.work()
+    assert [device.answer(number) for number in (old, *new)] == [taken(PAGE)] * 3
 
 
 # ---- Buffers ----
@@ -423,6 +459,41 @@ def test_a_discard_while_an_older_removal_is_on_its_way_is_carried_out_too(devic
     device.punch(0, PAGE)
     device.work()
     assert device.get(0, PAGE) == bytes(PAGE)
+    assert not device.pool.store
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_removal_that_was_overwritten_speaks_for_no_later_one_of_the_same_pages(device, fails):
+    device.put(0, pages(0, 2))
+    device.punch(0, 2 * PAGE)
+    device.core.step()
+    device.write(0, pages(0, 2, mark=2))  # nothing is left of the first removal
+    device.core.step()
+    device.punch(0, PAGE)
+    device.core.step()
+    first, put, second = device.pool.calls
+    assert [call.kind for call in (first, put, second)] == ["flush", "put", "flush"]
+    device.pool.finish(first)
+    device.pool.finish(put)
+    number = device.read(0, 2 * PAGE)
+    device.pool.finish(device.pool.calls[-1])
+    assert device.answer(number) == bytes(PAGE) + pages(1, 1, mark=2), "the bytes from before the discard"
+    device.pool.finish(second, Unavailable("no") if fails else None)
+    device.clock.pass_seconds(2)
+    device.work()
+    assert list(device.pool.store) == [1], "its removal was forgotten"
+    assert not any(device.states)
+
+
+def test_nothing_spins_while_what_is_owed_waits_for_a_removal_on_its_way(device):
+    device.put(0, pages(0, 2))
+    device.punch(0, PAGE)
+    device.core.step()
+    device.punch(PAGE, PAGE)
+    assert not device.core.busy
+    device.pool.finish_all()
+    assert device.core.busy
+    device.work()
     assert not device.pool.store
 
 
@@ -593,6 +664,42 @@ def test_a_sync_waits_for_the_writes_before_it_and_for_no_others(device):
     assert device.answer(sync) == b""
     assert after not in device.kernel.answers
     device.pool.finish(second)
+
+
+def test_a_sync_behind_a_part_of_a_page_that_was_given_up_is_answered(device):
+    device.pool.ready = False
+    part = device.write(10, b"part")
+    sync = device.send(Other, Opcode.FSYNC, FILE_NODE)
+    assert sync not in device.kernel.answers
+    device.clock.pass_seconds(10.1)
+    device.core.tick()
+    assert device.answer(part) == errno.EIO
+    assert device.answer(sync) == b""
+
+
+def test_a_part_of_a_page_behind_one_that_was_given_up_is_begun(device):
+    device.pool.ready = False
+    late = device.write(10, b"late")
+    device.clock.pass_seconds(5)
+    part = device.write(20, b"part")
+    held = device.write(PAGE, pages(1, 1))
+    device.pool.ready = True  # and nobody has said so yet
+    device.clock.pass_seconds(5.1)
+    device.work()
+    assert device.answer(late) == errno.EIO
+    assert device.answer(part) == taken(4)
+    assert device.answer(held) == taken(PAGE)
+
+
+def test_a_sync_waits_for_writes_that_are_held_behind_a_part_of_a_page(device):
+    device.write(10, b"part")
+    held = device.write(PAGE, pages(1, 1))
+    sync = device.send(Other, Opcode.FSYNC, FILE_NODE)
+    while held not in device.kernel.answers:
+        assert sync not in device.kernel.answers
+        device.core.step()
+        device.pool.finish(device.pool.calls[0])
+    assert device.answer(sync) == b""
 
 
 def test_names_and_attributes(device):

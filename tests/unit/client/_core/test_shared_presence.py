@@ -166,6 +166,48 @@ class TestOwners:
         assert [state(kept, page)[0] for page in range(6)] == [True, True, False, False, True, False]
         assert [state(kept, page)[2] for page in (0, 1, 4)] == [1, 22, 55]
 
+    def test_openings_whose_answers_nobody_got_put_nothing_in_doubt(self) -> None:
+        buffer = bytearray(SharedPresence.size(PAGES))
+        first = made(buffer)
+        first.created(TOKEN, epoch=5, generation=1)
+        first.stored(Extent(0, 0, 4), [1, 2, 3, 4])
+        first.opening()  # and the process was killed
+        for _ in range(2):
+            following = made(buffer)
+            following.opening()
+        assert not self.opened(following, generation=4)
+        assert following.counts() == (4, 0)
+        following.opening()
+        assert not self.opened(made(buffer), generation=5)
+
+    def test_a_writer_beyond_our_own_openings_puts_everything_in_doubt_until_the_listing_is_whole(
+        self, kept: SharedPresence
+    ) -> None:
+        kept.opening()
+        assert self.opened(kept, generation=3)  # somebody else's was 2
+        kept.opening()  # because the listing did not come to its end
+        assert self.opened(kept, generation=4)
+        assert kept.counts() == (4, 4)
+        kept.listed(0, 0, 0b1111, [1, 2, 3, 4])
+        kept.filled()
+        kept.opening()
+        assert not self.opened(kept, generation=5)
+        kept.opening()
+        assert self.opened(kept, generation=7), "attempts of before were forgotten"
+
+    def test_an_opening_that_was_refused_is_none(self, kept: SharedPresence) -> None:
+        kept.opening()
+        kept.not_opened()
+        kept.opening()
+        assert self.opened(kept, generation=3)
+
+    def test_openings_are_counted_up_to_an_end(self, kept: SharedPresence) -> None:
+        for _ in range(70_000):
+            kept.opening()
+        assert kept.owned
+        assert kept.counts() == (4, 0)
+        assert self.opened(kept, generation=69_000)
+
     def test_another_pools_map_is_refused(self, kept: SharedPresence) -> None:
         with pytest.raises(InvalidOption, match="another pool's"):
             self.opened(kept, token=b"u" * 32)
