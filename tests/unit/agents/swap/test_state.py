@@ -22,7 +22,7 @@ def site(tmp_path):
 
 
 def config_file(site: Site, name: str = "t0") -> int:
-    return Config(name, str(site.path), 4096, "s:1", None, "p", "00", 1, 4096, "memory", 4, 0, 30.0, 10.0).to_file()
+    return Config(name, str(site.path), 4096, "s:1", [], None, "p", "00", 1, 4096, "memory", 4, 0, 30.0, 10.0).to_file()
 
 
 @pytest.fixture
