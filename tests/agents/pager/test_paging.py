@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.processes import ROOT
 
 import tmem.client
 from tmem.agents.pager import Pages
@@ -18,7 +19,7 @@ from tmem.agents.run.ways import Order
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.errors import InvalidOption
 
-from .conftest import MIB, await_gone, descendants
+from .conftest import MIB, alive, await_gone, descendants
 
 Run = Callable[..., tuple[int, str, PagedProgram]]
 
@@ -130,6 +131,56 @@ def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> N
     _, out, program = run(sys.executable, "-c", script, memory=8 * MIB)
     assert out == plain.stdout
     assert program.figures().pages_out > 500
+
+
+GIVER = """
+import sys
+from tmem.agents.pager.paging import Paging
+from tmem.agents.run.ways import Order
+with Paging().start(Order([sys.executable, "-c", sys.argv[2]], 2 << 20, 64 << 20, sys.argv[1], None)) as program:
+    program.wait(100)
+"""
+
+READER = """
+import os, sys
+far = bytearray(12 << 20)
+for at in range(0, len(far), 4096):
+    far[at : at + 8] = at.to_bytes(8)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+assert all(far[at : at + 8] == at.to_bytes(8) for at in range(0, len(far), 4096))
+print("right", flush=True)
+"""
+
+
+def test_a_program_whose_giver_is_killed_keeps_its_pages(server: CaptiveDaemon) -> None:
+    giver = subprocess.Popen(
+        [sys.executable, "-c", GIVER, server.target, READER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    started: set[int] = set()
+    try:
+        assert giver.stdout is not None
+        program = int(giver.stdout.readline())
+        started = descendants(giver.pid)
+        assert program in started
+        with tmem.client.connect(server.target) as client:
+            (pool,) = client.pools()
+            assert client.stat_pool(pool.pool_id).pages > 1000
+            giver.kill()
+            giver.wait()
+            out, _ = giver.communicate("\n", timeout=60)
+            assert out == "right\n"
+            await_gone(started)
+            assert client.pools() == []
+    finally:
+        giver.kill()
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)
+        giver.communicate()
 
 
 @pytest.mark.long

@@ -56,6 +56,12 @@ class Holder:
 
     def run(self) -> int:
         """Keeps an agent going until the region is closed or the program has ended; answers the exit status."""
+        status = self._keep_agents()
+        if status == DONE and self._region.outlives_giver and not self._program_ended(0):
+            self.give_up()  # an agent that is done while the program lives: nobody must wait for it
+        return status
+
+    def _keep_agents(self) -> int:
         while True:
             began = time.monotonic()
             agent = launch.start("agent", self._descriptors)
@@ -113,9 +119,15 @@ class Holder:
 
     def give_up(self) -> None:
         """No agent stays alive: what is away fails from now on, and the rest is ordinary memory."""
-        log.critical("no agent stays alive: pages that are away are SIGBUS from now on")
         settings = self._region.settings
         uffd = Userfaultfd(self._descriptors.uffd, settings.kernel_page)
+        try:
+            uffd.unprotect(self._region.base, settings.kernel_page)
+        except GoneError:
+            return  # the memory is no more: the program has ended, or has become another one by exec
+        except (AgainError, OSError):
+            pass
+        log.critical("no agent stays alive: pages that are away are SIGBUS from now on")
         for state in (State.REMOTE, State.RESTORING, State.LOST):
             for first, count in self._region.table.runs(state):
                 with suppress(GoneError):

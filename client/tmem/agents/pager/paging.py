@@ -301,7 +301,7 @@ class PagedProgram:
             memory = os.memfd_create("tmem-far", flags)
             opened.callback(os.close, memory)
             os.ftruncate(memory, settings.size)
-            region = Region.create(settings, 0, 0)
+            region = Region.create(settings, 0, 0, outlives_giver=True)
             opened.callback(os.close, region.descriptor)
             features = int(needed_features(hugetlb=settings.pages is Pages.HUGETLB))
             offer = _OFFER.pack(_VERSION, settings.size, settings.unit, self._threshold, features, region.freed_at)
@@ -328,6 +328,7 @@ class PagedProgram:
             try:
                 control.Caller(ours).await_ready(_START_SECONDS)
             except BaseException:
+                control.send(ours, {"do": "close"})  # an agent that comes yet finds it
                 served.close()
                 raise
             return served
