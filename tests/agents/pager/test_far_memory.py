@@ -269,12 +269,28 @@ def test_direct_io_is_refused_unless_it_is_promised_that_there_is_none(server: C
                 found.append(ctypes.get_errno() if libc.syscall(call, -1, 0, 0, 0) < 0 else 0)
             return found
         before = attempts()
+        import fcntl
+        opened = os.open(sys.argv[2], os.O_RDONLY | os.O_DIRECT)
+        _, pipe = os.pipe2(os.O_DIRECT)
+        direct = lambda: [bool(fcntl.fcntl(each, fcntl.F_GETFL) & os.O_DIRECT) for each in (opened, pipe)]
+        assert direct() == [True, True]
+        libc = ctypes.CDLL(None)
+        ring = libc.syscall(425, 1, ctypes.create_string_buffer(120))
+        if ring >= 0 and sys.argv[3] == "refused":
+            try:
+                FarMemory(MIB, resident=MIB, target=target)
+            except errors.InvalidOption as error:
+                assert f"descriptor {ring} is an io_uring" in str(error), error
+            else:
+                raise AssertionError("an io_uring was let by")
+            os.close(ring)
         with FarMemory(MIB, resident=MIB, target=target, allow_direct_io=sys.argv[3] == "allowed"):
             thread = []
             worker = threading.Thread(target=lambda: thread.append(attempts()))
             worker.start()
             worker.join()
             assert thread == [attempts()]
+            assert direct() == [sys.argv[3] == "allowed", True]     # of a pipe the flag means something else
             print(json.dumps([before, attempts()]))
     """
     before, after = json.loads(run(body, server.target, str(tmp_path / "file"), "refused").stdout)

@@ -1,15 +1,19 @@
 """Unmodified programs under the pager, by its preload shim: what they compute is what they compute without it."""
 
+import ctypes
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import skip_or_fail
 from tests.processes import ROOT
 
 import tmem.client
@@ -21,6 +25,7 @@ from tmem.wire.errors import InvalidOption
 
 from .conftest import MIB, alive, await_gone, descendants
 
+IO_URING_SETUP = 425
 Run = Callable[..., tuple[int, str, PagedProgram]]
 
 
@@ -96,10 +101,48 @@ def test_without_a_server_large_allocations_fail(run: Run, allocations: Path) ->
     assert "127.0.0.1:1" in program.figures().trouble
 
 
-def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path, tmp_path: Path) -> None:
+@contextmanager
+def standard_input(descriptor: int) -> Iterator[None]:
+    """What is started meanwhile has this descriptor, and no other."""
+    before = os.dup(0)
+    try:
+        os.dup2(descriptor, 0)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(descriptor)
+
+
+def test_direct_io_is_refused_from_the_start_and_by_what_was_opened_before(
+    run: Run, allocations: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(bytes(8192))
-    _, out, _ = run(allocations, "direct", tmp_path / "file")
+    try:
+        direct = os.open(tmp_path / "file", os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:
+        skip_or_fail(f"{tmp_path} has no direct I/O: {error}")
+    with standard_input(direct):
+        _, out, _ = run(allocations, "direct", tmp_path / "file")
     assert out == "right\n"
+
+
+def test_a_process_that_was_given_an_io_uring_gets_no_region(run: Run, allocations: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    ring = libc.syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+    if ring < 0:
+        skip_or_fail(f"there is no io_uring: {os.strerror(ctypes.get_errno())}")
+    with standard_input(ring):
+        _, out, program = run(allocations, "none")
+    assert out == "right\n"
+    assert program.figures().more["regions"] == 0
+
+
+def test_the_filter_is_not_put_upon_itself_by_each_program_that_starts_another(run: Run) -> None:
+    count = "grep Seccomp_filters /proc/self/status"
+    _, out, _ = run("sh", "-c", f"{count}; sh -c '{count}; exec sh -c \"{count}\"'")
+    before = re.findall(r"Seccomp_filters:\s*(\d+)", Path("/proc/self/status").read_text("ascii"))
+    assert re.findall(r"Seccomp_filters:\s*(\d+)", out) == [str(int(before[0]) + 1)] * 3
 
 
 def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: Path) -> None:
