@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -587,6 +588,31 @@ def test_a_target_that_comes_later_is_used_and_one_that_goes_costs_nothing_that_
         far.go_on()
         assert far.line() == "used"
         assert far.end()[0] == 0
+
+
+def test_a_target_that_accepts_and_says_nothing_holds_nothing_up(server: CaptiveDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = run(
+            """
+            port = f":{int(sys.argv[2].rpartition(':')[2]):04X}"
+            def tries():
+                lines = [line.split() for line in open("/proc/net/tcp")]
+                return sum(line[1].endswith(port) and line[3] in ("01", "08") for line in lines)
+            with FarMemory(24 * MIB, resident=2 * MIB, target=[target, sys.argv[2]], inertia=1000) as far:
+                words = fill(far)
+                before = tries()
+                assert before
+                until(lambda: right(words) and tries() > before)    # it is tried again while the pages move
+                assert right(words)
+                print(json.dumps(far.stats()))
+                del words
+            """,
+            server.target,
+            f"127.0.0.1:{silent.getsockname()[1]}",
+        )
+    stats = json.loads(done.stdout)
+    assert stats["restored"] + stats["prefetched"] >= 22 * MIB // 4096
+    assert pools(server.target) == []
 
 
 def test_without_room_at_any_target_the_program_goes_on_in_local_memory(start_daemon: Daemons) -> None:
