@@ -4,17 +4,20 @@ import ctypes
 import hashlib
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import skip_or_fail
 from tests.processes import ROOT
+from tests.waiting import wait_until
 
 import tmem.client
 from tmem.agents.pager import Pages
@@ -244,6 +247,65 @@ def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, ser
     order = Order(["sh", "-c", "kill -TERM $$"], 8 * MIB, None, server.target, None)
     with Paging().start(order) as program:
         assert program.wait(30) == 128 + signal.SIGTERM
+
+
+STEPS = 'while read -r _; do "$@"; done'
+
+
+class Steps:
+    """A program that starts another one with each line that it gets."""
+
+    def __init__(self, target: str, undo: ExitStack, *command: object) -> None:
+        reader, self._writer = os.pipe()
+        self._undo = undo.enter_context(ExitStack())
+        self._undo.callback(os.close, self._writer)
+        words = ["sh", "-c", STEPS, "sh", *map(str, command)]
+        with standard_input(reader):
+            self.program = undo.enter_context(Paging().start(Order(words, 8 * MIB, 64 * MIB, target, None)))
+
+    def step(self) -> None:
+        os.write(self._writer, b"\n")
+
+    def end(self) -> int | None:
+        self._undo.close()
+        return self.program.wait(60)
+
+
+def test_of_a_process_that_has_ended_nothing_is_kept_but_sums(server: CaptiveDaemon, allocations: Path) -> None:
+    def held() -> tuple[int, int, int]:
+        maps = Path("/proc/self/maps").read_text("ascii").count("memfd:tmem")
+        return len(list(Path("/proc/self/fd").iterdir())), len(descendants(os.getpid())), maps
+
+    def given(number: int) -> bool:
+        return steps.program.figures().more["regions"] == number
+
+    with ExitStack() as undo:
+        steps = Steps(server.target, undo, allocations, "full", 65 * MIB)
+        before = held()
+        for number in range(1, 5):
+            steps.step()
+            wait_until(partial(given, number))
+            wait_until(lambda: held() == before)
+        assert steps.end() == 0
+        assert steps.program.figures().more["regions"] == 4
+
+
+def test_a_process_that_asks_while_descriptors_are_short_gets_its_memory_later(
+    server: CaptiveDaemon, allocations: Path
+) -> None:
+    with ExitStack() as undo:
+        steps = Steps(server.target, undo, allocations, "full", 65 * MIB)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            steps.step()
+            wait_until(lambda: steps.program.failures)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: steps.program.figures().more["regions"] == 1)
+        assert steps.end() == 0
 
 
 def test_children_that_a_program_leaves_behind_are_ended(run: Run, tmp_path: Path) -> None:

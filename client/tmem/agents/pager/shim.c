@@ -43,6 +43,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -420,6 +421,8 @@ static int get_region(void) {
     memcpy(address.sun_path, socket_path, sizeof socket_path);
     int to = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (to < 0) return -1;
+    struct timeval patience = {120, 0}; /* longer than any giver takes that still gives */
+    setsockopt(to, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     struct offer offer;
     int descriptors[2];
     const char *failure = NULL;
