@@ -145,10 +145,16 @@ def http2() -> dict[str, bytes]:
     end = frame(
         1, 5, 1, encoder.encode([("grpc-status", "3"), ("grpc-message", "no%20way"), ("tmem-reason", "INVALID")])
     )
+    endless = frame(1, 5, 1, encoder.encode([("grpc-status", "1" * 5000)]))
     others = frame(6, 0, 0, bytes(8)) + frame(8, 0, 0, b"\0\1\0\0") + frame(3, 0, 3, b"\0\0\0\1")
     away = frame(7, 0, 0, bytes(8) + b"bye")
     whole = settings + begin + data + others + end + away
-    return {"whole": b"\xff" + whole, "byte-by-byte": b"\0" + whole, "trailers-only": b"\x40" + settings + end}
+    return {
+        "whole": b"\xff" + whole,
+        "byte-by-byte": b"\0" + whole,
+        "trailers-only": b"\x40" + settings + end,
+        "endless-status": b"\xff" + settings + endless,
+    }
 
 
 def main() -> None:

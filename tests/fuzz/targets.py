@@ -16,7 +16,8 @@ from tmem.agents.swap import protocol as fuse_protocol
 from tmem.agents.swap.core import Core
 from tmem.agents.swap.shared import CONTROL_BYTES
 from tmem.client._core.session import SessionCore
-from tmem.client.link.headers import HeaderCodec
+from tmem.client.link.frames import Headers
+from tmem.client.link.headers import HeaderCodec, response_status, trailer_status
 from tmem.client.link.http2 import Http2
 from tmem.server.rpc.capabilities import CapabilitiesHandlers
 from tmem.server.rpc.conversation import Conversation, WindowExceeded
@@ -366,8 +367,9 @@ def http2(data: bytes) -> None:
                 rest -= count
                 if rest or count < len(buffer):
                     break
-            while connection.next_event() is not None:
-                pass
+            while (event := connection.next_event()) is not None:
+                if isinstance(event, Headers):
+                    (trailer_status if event.ended else response_status)(event.fields)
     except ProtocolError:
         return
 

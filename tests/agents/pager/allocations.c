@@ -1,6 +1,6 @@
 /* A program that asks for memory in every way there is, and checks what it gets: run under the shim.
  *
- *     allocations family | threads SECONDS | fork | full BYTES | direct PATH
+ *     allocations family | threads SECONDS | fork | full BYTES | none | direct PATH (standard input: opened for direct I/O)
  *
  * It prints "right" at the end; anything else is a fault, told on standard error.
  */
@@ -258,9 +258,14 @@ int main(int count, char **words) {
         CHECK(malloc(2 * MIB) == NULL && errno == ENOMEM);
         CHECK(malloc(1000) != NULL);
     } else if (!strcmp(words[1], "direct")) {
-        int before = open(words[2], O_RDONLY | O_DIRECT);
-        CHECK(before >= 0 || errno == EINVAL);
+        int both[2];
+        CHECK(open(words[2], O_RDONLY | O_DIRECT) == -1 && errno == EINVAL);
+        CHECK(fcntl(0, F_GETFL) & O_DIRECT);
+        CHECK(pipe2(both, O_DIRECT) == 0);
         CHECK(is_far(malloc(2 * MIB)));
+        CHECK(!(fcntl(0, F_GETFL) & O_DIRECT));
+        CHECK(fcntl(0, F_SETFL, O_DIRECT) == -1 && errno == EINVAL);
+        CHECK(fcntl(both[1], F_GETFL) & O_DIRECT); /* of a pipe it means something else */
         errno = 0;
         CHECK(open(words[2], O_RDONLY | O_DIRECT) == -1 && errno == EINVAL);
         CHECK(open(words[2], O_RDONLY) >= 0);

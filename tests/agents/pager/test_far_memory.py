@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -269,12 +270,28 @@ def test_direct_io_is_refused_unless_it_is_promised_that_there_is_none(server: C
                 found.append(ctypes.get_errno() if libc.syscall(call, -1, 0, 0, 0) < 0 else 0)
             return found
         before = attempts()
+        import fcntl
+        opened = os.open(sys.argv[2], os.O_RDONLY | os.O_DIRECT)
+        _, pipe = os.pipe2(os.O_DIRECT)
+        direct = lambda: [bool(fcntl.fcntl(each, fcntl.F_GETFL) & os.O_DIRECT) for each in (opened, pipe)]
+        assert direct() == [True, True]
+        libc = ctypes.CDLL(None)
+        ring = libc.syscall(425, 1, ctypes.create_string_buffer(120))
+        if ring >= 0 and sys.argv[3] == "refused":
+            try:
+                FarMemory(MIB, resident=MIB, target=target)
+            except errors.InvalidOption as error:
+                assert f"descriptor {ring} is an io_uring" in str(error), error
+            else:
+                raise AssertionError("an io_uring was let by")
+            os.close(ring)
         with FarMemory(MIB, resident=MIB, target=target, allow_direct_io=sys.argv[3] == "allowed"):
             thread = []
             worker = threading.Thread(target=lambda: thread.append(attempts()))
             worker.start()
             worker.join()
             assert thread == [attempts()]
+            assert direct() == [sys.argv[3] == "allowed", True]     # of a pipe the flag means something else
             print(json.dumps([before, attempts()]))
     """
     before, after = json.loads(run(body, server.target, str(tmp_path / "file"), "refused").stdout)
@@ -571,6 +588,31 @@ def test_a_target_that_comes_later_is_used_and_one_that_goes_costs_nothing_that_
         far.go_on()
         assert far.line() == "used"
         assert far.end()[0] == 0
+
+
+def test_a_target_that_accepts_and_says_nothing_holds_nothing_up(server: CaptiveDaemon) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = run(
+            """
+            port = f":{int(sys.argv[2].rpartition(':')[2]):04X}"
+            def tries():
+                lines = [line.split() for line in open("/proc/net/tcp")]
+                return sum(line[1].endswith(port) and line[3] in ("01", "08") for line in lines)
+            with FarMemory(24 * MIB, resident=2 * MIB, target=[target, sys.argv[2]], inertia=1000) as far:
+                words = fill(far)
+                before = tries()
+                assert before
+                until(lambda: right(words) and tries() > before)    # it is tried again while the pages move
+                assert right(words)
+                print(json.dumps(far.stats()))
+                del words
+            """,
+            server.target,
+            f"127.0.0.1:{silent.getsockname()[1]}",
+        )
+    stats = json.loads(done.stdout)
+    assert stats["restored"] + stats["prefetched"] >= 22 * MIB // 4096
+    assert pools(server.target) == []
 
 
 def test_without_room_at_any_target_the_program_goes_on_in_local_memory(start_daemon: Daemons) -> None:

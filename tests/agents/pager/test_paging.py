@@ -1,7 +1,10 @@
 """Unmodified programs under the pager, by its preload shim: what they compute is what they compute without it."""
 
+import ctypes
 import hashlib
 import os
+import re
+import resource
 import select
 import signal
 import subprocess
@@ -9,10 +12,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import skip_or_fail
+from tests.processes import ROOT
 from tests.waiting import wait_until
 
 import tmem.client
@@ -22,8 +29,9 @@ from tmem.agents.run.ways import Order
 from tmem.client.testing import CaptiveDaemon
 from tmem.wire.errors import InvalidOption
 
-from .conftest import MIB, await_gone, descendants
+from .conftest import MIB, alive, await_gone, descendants
 
+IO_URING_SETUP = 425
 Run = Callable[..., tuple[int, str, PagedProgram]]
 
 
@@ -146,10 +154,48 @@ def test_without_a_server_large_allocations_fail(run: Run, allocations: Path) ->
     assert "127.0.0.1:1" in program.figures().trouble
 
 
-def test_direct_io_is_refused_once_there_is_a_region(run: Run, allocations: Path, tmp_path: Path) -> None:
+@contextmanager
+def standard_input(descriptor: int) -> Iterator[None]:
+    """What is started meanwhile has this descriptor, and no other."""
+    before = os.dup(0)
+    try:
+        os.dup2(descriptor, 0)
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(descriptor)
+
+
+def test_direct_io_is_refused_from_the_start_and_by_what_was_opened_before(
+    run: Run, allocations: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(bytes(8192))
-    _, out, _ = run(allocations, "direct", tmp_path / "file")
+    try:
+        direct = os.open(tmp_path / "file", os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:
+        skip_or_fail(f"{tmp_path} has no direct I/O: {error}")
+    with standard_input(direct):
+        _, out, _ = run(allocations, "direct", tmp_path / "file")
     assert out == "right\n"
+
+
+def test_a_process_that_was_given_an_io_uring_gets_no_region(run: Run, allocations: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    ring = libc.syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+    if ring < 0:
+        skip_or_fail(f"there is no io_uring: {os.strerror(ctypes.get_errno())}")
+    with standard_input(ring):
+        _, out, program = run(allocations, "none")
+    assert out == "right\n"
+    assert program.figures().more["regions"] == 0
+
+
+def test_the_filter_is_not_put_upon_itself_by_each_program_that_starts_another(run: Run) -> None:
+    count = "grep Seccomp_filters /proc/self/status"
+    _, out, _ = run("sh", "-c", f"{count}; sh -c '{count}; exec sh -c \"{count}\"'")
+    before = re.findall(r"Seccomp_filters:\s*(\d+)", Path("/proc/self/status").read_text("ascii"))
+    assert re.findall(r"Seccomp_filters:\s*(\d+)", out) == [str(int(before[0]) + 1)] * 3
 
 
 def test_a_hog_in_its_own_memory_has_not_one_wrong_byte(run: Run, hog_program: Path) -> None:
@@ -183,6 +229,56 @@ def test_python_computes_what_it_computes_without_it(run: Run, script: str) -> N
     assert program.figures().pages_out > 500
 
 
+GIVER = """
+import sys
+from tmem.agents.pager.paging import Paging
+from tmem.agents.run.ways import Order
+with Paging().start(Order([sys.executable, "-c", sys.argv[2]], 2 << 20, 64 << 20, sys.argv[1], None)) as program:
+    program.wait(100)
+"""
+
+READER = """
+import os, sys
+far = bytearray(12 << 20)
+for at in range(0, len(far), 4096):
+    far[at : at + 8] = at.to_bytes(8)
+print(os.getpid(), flush=True)
+sys.stdin.readline()
+assert all(far[at : at + 8] == at.to_bytes(8) for at in range(0, len(far), 4096))
+print("right", flush=True)
+"""
+
+
+def test_a_program_whose_giver_is_killed_keeps_its_pages(server: CaptiveDaemon) -> None:
+    giver = subprocess.Popen(
+        [sys.executable, "-c", GIVER, server.target, READER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    started: set[int] = set()
+    try:
+        assert giver.stdout is not None
+        program = int(giver.stdout.readline())
+        started = descendants(giver.pid)
+        assert program in started
+        with tmem.client.connect(server.target) as client:
+            (pool,) = client.pools()
+            assert client.stat_pool(pool.pool_id).pages > 1000
+            giver.kill()
+            giver.wait()
+            out, _ = giver.communicate("\n", timeout=60)
+            assert out == "right\n"
+            await_gone(started)
+            assert client.pools() == []
+    finally:
+        giver.kill()
+        for pid in filter(alive, started):
+            os.kill(pid, signal.SIGKILL)
+        giver.communicate()
+
+
 @pytest.mark.long
 def test_sort_sorts(run: Run, tmp_path: Path) -> None:
     text = tmp_path / "text"
@@ -201,6 +297,65 @@ def test_a_program_that_does_not_exist_or_ends_by_a_signal_is_told(run: Run, ser
     order = Order(["sh", "-c", "kill -TERM $$"], 8 * MIB, None, server.target, None)
     with Paging().start(order) as program:
         assert program.wait(30) == 128 + signal.SIGTERM
+
+
+STEPS = 'while read -r _; do "$@"; done'
+
+
+class Steps:
+    """A program that starts another one with each line that it gets."""
+
+    def __init__(self, target: str, undo: ExitStack, *command: object) -> None:
+        reader, self._writer = os.pipe()
+        self._undo = undo.enter_context(ExitStack())
+        self._undo.callback(os.close, self._writer)
+        words = ["sh", "-c", STEPS, "sh", *map(str, command)]
+        with standard_input(reader):
+            self.program = undo.enter_context(Paging().start(Order(words, 8 * MIB, 64 * MIB, target, None)))
+
+    def step(self) -> None:
+        os.write(self._writer, b"\n")
+
+    def end(self) -> int | None:
+        self._undo.close()
+        return self.program.wait(60)
+
+
+def test_of_a_process_that_has_ended_nothing_is_kept_but_sums(server: CaptiveDaemon, allocations: Path) -> None:
+    def held() -> tuple[int, int, int]:
+        maps = Path("/proc/self/maps").read_text("ascii").count("memfd:tmem")
+        return len(list(Path("/proc/self/fd").iterdir())), len(descendants(os.getpid())), maps
+
+    def given(number: int) -> bool:
+        return steps.program.figures().more["regions"] == number
+
+    with ExitStack() as undo:
+        steps = Steps(server.target, undo, allocations, "full", 65 * MIB)
+        before = held()
+        for number in range(1, 5):
+            steps.step()
+            wait_until(partial(given, number))
+            wait_until(lambda: held() == before)
+        assert steps.end() == 0
+        assert steps.program.figures().more["regions"] == 4
+
+
+def test_a_process_that_asks_while_descriptors_are_short_gets_its_memory_later(
+    server: CaptiveDaemon, allocations: Path
+) -> None:
+    with ExitStack() as undo:
+        steps = Steps(server.target, undo, allocations, "full", 65 * MIB)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            steps.step()
+            wait_until(lambda: steps.program.failures)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        wait_until(lambda: steps.program.figures().more["regions"] == 1)
+        assert steps.end() == 0
 
 
 def test_children_that_a_program_leaves_behind_are_ended(run: Run, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ class Agent:
         self._pager: Pager
         self._latencies = region.latencies
         self._closing = False
+        self._giver_ended = False
         self._tick_at = 0.0
 
     def open(self) -> None:
@@ -160,7 +161,8 @@ class Agent:
         timeout = 0.0
         while not self._closing:
             poller.watch(self._uffd.descriptor)
-            poller.watch(self._end.fileno())
+            if not self._giver_ended:
+                poller.watch(self._end.fileno())
             poller.watch(self._pidfd)
             targets.register(poller)
             poller.settle()
@@ -212,7 +214,10 @@ class Agent:
         try:
             request = control.read(self._end)
         except EOFError:
-            self._closing = True
+            if self._region.outlives_giver:
+                self._giver_ended = True  # the program still has its pages here
+            else:
+                self._closing = True
             return
         if request is None:
             return

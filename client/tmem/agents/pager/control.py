@@ -15,6 +15,7 @@ again by the program, so every request can be carried out twice.
 import json
 import select
 import socket
+import threading
 import time
 from typing import Any
 
@@ -60,7 +61,9 @@ def read(end: socket.socket) -> dict[str, Any] | None:
 
 
 class Caller:
-    """The program's side.
+    """The program's side; any number of threads may call at once.
+
+    One of those that wait reads, and lays what is another's where that one looks.
 
     Args:
         end: the program's end.
@@ -69,6 +72,10 @@ class Caller:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._last = 0
+        self._changed = threading.Condition()
+        self._reading = False
+        self._waited_for: set[int] = set()
+        self._answers: dict[int, dict[str, Any]] = {}
 
     def await_ready(self, timeout: float) -> None:
         """Waits for the first agent.
@@ -91,17 +98,44 @@ class Caller:
         Raises:
             DeadlineExceeded: no agent did it in time. Closed: there is none any more.
         """
-        self._last += 1
-        request["id"] = self._last
-        deadline = time.monotonic() + timeout
-        while (now := time.monotonic()) < deadline:
-            send(self._end, request)
-            answer = self._next(min(deadline, now + _ASK_AGAIN_SECONDS))
-            while answer is not None:
-                if answer.get("id") == self._last:
+        with self._changed:
+            self._last += 1
+            mine = request["id"] = self._last
+            self._waited_for.add(mine)
+        try:
+            deadline = time.monotonic() + timeout
+            while (now := time.monotonic()) < deadline:
+                send(self._end, request)
+                answer = self._await(mine, min(deadline, now + _ASK_AGAIN_SECONDS))
+                if answer is not None:
                     return answer
-                answer = self._next(min(deadline, now + _ASK_AGAIN_SECONDS))
+        finally:
+            with self._changed:
+                self._waited_for.discard(mine)
+                self._answers.pop(mine, None)
         raise DeadlineExceeded(f"no agent of the pager did {request['do']!r} within {timeout:g} s")
+
+    def _await(self, mine: int, deadline: float) -> dict[str, Any] | None:
+        """The answer to a request; None if it has not come by then."""
+        while (left := deadline - time.monotonic()) > 0:
+            with self._changed:
+                if mine in self._answers:
+                    return self._answers.pop(mine)
+                if self._reading:
+                    self._changed.wait(left)
+                    continue
+                self._reading = True
+            message = None
+            try:
+                message = self._next(deadline)
+            finally:
+                with self._changed:
+                    self._reading = False
+                    if message is not None and message.get("id") in self._waited_for:
+                        self._answers[message["id"]] = message
+                    self._changed.notify_all()
+        with self._changed:
+            return self._answers.pop(mine, None)
 
     def _next(self, deadline: float) -> dict[str, Any] | None:
         poll = select.poll()

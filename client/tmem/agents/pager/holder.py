@@ -15,6 +15,7 @@ It is started as `python -m tmem.agents.pager.holder`, with its descriptors as a
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -39,6 +40,7 @@ _LAST_WORDS_SECONDS = 10.0  # for the agent of a program that has ended: it dest
 _SERVED_SECONDS = 2.0  # an agent that has served for so long did not die of its start, or of the first thing it met
 _PAUSE_SECONDS = 0.5  # between agents that did
 _LEAST_TRYING_SECONDS = 10.0
+_NOT_STARTED = 1
 _START_SECONDS = 60.0  # for an agent to reach its targets
 
 
@@ -56,19 +58,22 @@ class Holder:
 
     def run(self) -> int:
         """Keeps an agent going until the region is closed or the program has ended; answers the exit status."""
+        try:
+            status = self._keep_agents()
+        except BaseException:
+            self.give_up()  # whatever it is: nobody must wait for an agent that never comes
+            raise
+        if status == DONE and self._region.outlives_giver and not self._program_ended(0):
+            self.give_up()  # an agent that is done while the program lives: nobody must wait for it
+        return status
+
+    def _keep_agents(self) -> int:
         while True:
             began = time.monotonic()
-            agent = launch.start("agent", self._descriptors)
-            try:
-                status = self._watch(agent)
-            finally:
-                if agent.poll() is None:
-                    agent.kill()
-                    agent.wait()
+            pid, status = self._run_agent()
             if status in {DONE, UNREACHABLE} or self._program_ended(0):
                 return status
-            log.error("agent %d ended with %d; the next one takes over", agent.pid, status)
-            if self._region.agent == agent.pid and time.monotonic() - began > _SERVED_SECONDS:
+            if self._region.agent == pid and time.monotonic() - began > _SERVED_SECONDS:
                 self._failing_since = None
             elif self._failing_since is None:
                 self._failing_since = began
@@ -77,6 +82,27 @@ class Holder:
                 return status
             elif self._program_ended(_PAUSE_SECONDS):
                 return DONE
+
+    def _run_agent(self) -> tuple[int, int]:
+        """Runs one agent to its end; answers its process id and exit status: 0 and _NOT_STARTED if there was none."""
+        try:
+            agent = launch.start("agent", self._descriptors)
+        except OSError as error:  # for want of memory, of processes, of descriptors: it may be better in a moment
+            if self._failing_since is None:
+                log.error("no agent can be started: %s; it is tried again", error)
+            return 0, _NOT_STARTED
+        try:
+            status = self._watch(agent)
+        except OSError as error:
+            log.error("agent %d can't be watched: %s", agent.pid, error)
+            status = -signal.SIGKILL
+        finally:
+            if agent.poll() is None:
+                agent.kill()
+                agent.wait()
+        if status not in {DONE, UNREACHABLE}:
+            log.error("agent %d ended with %d; the next one takes over", agent.pid, status)
+        return agent.pid, status
 
     def _watch(self, agent: "subprocess.Popen[bytes]") -> int:
         """Waits for the end of an agent, and makes one when the program has ended or the agent hangs."""
@@ -113,26 +139,49 @@ class Holder:
 
     def give_up(self) -> None:
         """No agent stays alive: what is away fails from now on, and the rest is ordinary memory."""
-        log.critical("no agent stays alive: pages that are away are SIGBUS from now on")
         settings = self._region.settings
         uffd = Userfaultfd(self._descriptors.uffd, settings.kernel_page)
-        for state in (State.REMOTE, State.RESTORING, State.LOST):
-            for first, count in self._region.table.runs(state):
-                with suppress(GoneError):
-                    self._poison(uffd, self._region.base + first * settings.unit, count * settings.unit)
+        try:
+            uffd.unprotect(self._region.base, settings.kernel_page)
+        except GoneError:
+            return  # the memory is no more: the program has ended, or has become another one by exec
+        except (AgainError, OSError):
+            pass
+        log.critical("no agent stays alive: pages that are away are SIGBUS from now on")
+        away = [
+            (self._region.base + first * settings.unit, count * settings.unit)
+            for state in (State.REMOTE, State.RESTORING, State.LOST)
+            for first, count in self._region.table.runs(state)
+        ]
+        trying_until = time.monotonic() + _LEAST_TRYING_SECONDS
+        while away := [run for run in away if not self._poisoned(uffd, *run)]:
+            if time.monotonic() > trying_until:
+                # Let go of as they are, they would be zeros.
+                log.critical("pages that are away can't be made to fail: the program is killed")
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._descriptors.program, signal.SIGKILL)
+                return
+            if self._program_ended(_PAUSE_SECONDS):
+                return
         with suppress(OSError):
             uffd.unregister(self._region.base, settings.size)
 
-    def _poison(self, uffd: Userfaultfd, start: int, length: int) -> None:
-        punch(self._descriptors.memory, start - self._region.base, length)
+    def _poisoned(self, uffd: Userfaultfd, start: int, length: int) -> bool:
+        """Makes a run fail from now on; answers whether it does."""
         while True:
             try:
+                punch(self._descriptors.memory, start - self._region.base, length)
                 uffd.poison(start, length)
             except AgainError:
                 for _ in uffd.read():  # a removal by the program waits to be read
                     pass
+            except GoneError:
+                return True
+            except OSError as error:
+                log.error("%d bytes at %#x can't be made to fail yet: %s", length, start, error)
+                return False
             else:
-                return
+                return True
 
 
 def main(arguments: list[str] | None = None) -> int:

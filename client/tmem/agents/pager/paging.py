@@ -5,7 +5,8 @@ program that allocates much gets a region of its own, with the whole resident li
 each process.
 
 Ordering: the socket is there before the program; a region's holder is started once its process has registered the memory, and the
-process goes on once the agent serves.
+process goes on once the agent serves. Each region has a thread, which waits for its end and keeps nothing of it but sums: a
+program may start processes without number.
 
 Units: bytes and seconds.
 """
@@ -32,7 +33,7 @@ from tmem.wire.errors import InvalidOption, TmemError
 from tmem.wire.limits import PAGE_BYTES
 
 from . import control, kernel, launch, shim
-from .latencies import quantile
+from .latencies import BUCKETS, quantile
 from .ledger import Figures as AgentFigures
 from .region import Region
 from .settings import Pages, Settings, Target, default_prefetch
@@ -50,6 +51,7 @@ _ACCEPTANCE = struct.Struct("<2Q")  # base, process id
 _VERSION = 1
 _START_SECONDS = 60.0
 _END_SECONDS = 15.0
+_PAUSE_SECONDS = 0.2
 _RATIO_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
 
@@ -65,6 +67,13 @@ class _Served:
     region: Region
     holder: "subprocess.Popen[bytes]"
     end: socket.socket
+
+    def await_end(self, stop: "_Flag") -> None:
+        """Waits until holder and agents have ended, or nobody is to be served any more."""
+        poll = select.poll()
+        poll.register(self.end, 0)  # that the other end is nobody's any more is told all the same
+        poll.register(stop.fileno(), select.POLLIN)
+        poll.poll()
 
     def close(self) -> None:
         """Waits for the holder, which ends with the program's process; insists if it does not."""
@@ -134,9 +143,13 @@ class PagedProgram:
     def __init__(self, command: list[str], settings: Settings, threshold: int, preload: Path, undo: ExitStack) -> None:
         self._settings = settings
         self._threshold = threshold
+        self._lock = threading.Lock()  # of what follows, and of the regions' mappings
         self._served: list[_Served] = []
-        self._helpers: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._helpers: set[threading.Thread] = set()
+        self._given = 0
+        self._done = dict.fromkeys(AgentFigures.names(), 0)  # by regions that have ended
+        self._waits = [0] * BUCKETS
+        self._accepting = True  # the last of them
         self._ratio: float | None = None
         self._ratio_at = 0.0
         self.failures: list[str] = []
@@ -158,7 +171,6 @@ class PagedProgram:
                 "TMEM_PAGER_THRESHOLD": str(threshold),
             },
         )
-        self._down.callback(self._close_regions)
         self._down.callback(self._end)
         self._giver = threading.Thread(target=self._give, name="tmem-regions")
         self._giver.start()
@@ -200,24 +212,23 @@ class PagedProgram:
 
     # ---- How it does ----
 
-    def regions(self) -> list[Region]:
-        """The state of each region that was given so far, to be looked at."""
-        with self._lock:
-            return [served.region for served in self._served]
-
     def figures(self) -> Figures:
         """How it does, or did: all its regions together. What agents count of a process that lives is of up to a second ago."""
-        regions = self.regions()
         settings = self._settings
-        counts = [region.table.counts() for region in regions]
-        done = dict.fromkeys(AgentFigures.names(), 0)
-        for region in regions:
-            for name, value in region.read_figures().items():
-                done[name] += value
+        with self._lock:
+            regions = [served.region for served in self._served]
+            counts = [region.table.counts() for region in regions]
+            done, waits = dict(self._done), list(self._waits)
+            for region in regions:
+                _add_up(region, done, waits)
+            given, trouble = self._given, self._trouble(regions)
+            names = [
+                {key.name for region in regions if (key := region.key(number)) is not None}
+                for number in range(len(settings.targets))
+            ]
         unit_pages = settings.pages.unit_pages
         pages_in = (done["restored"] + done["prefetched"] + done["returned"]) * unit_pages
         pages_out = done["evicted"] * unit_pages
-        waits = [sum(each) for each in zip(*(region.latencies for region in regions), strict=True)]
         return Figures(
             resident=settings.unit * sum(_in_memory(count) for count in counts),
             peak=settings.unit * done["peak"],
@@ -230,28 +241,31 @@ class PagedProgram:
             pages_out=pages_out,
             messages_in_per_mib=_per_mib(done["gets"], pages_in),
             messages_out_per_mib=_per_mib(done["puts"], pages_out),
-            ratio=self._look_at_ratio(regions),
-            trouble=self._trouble(regions),
-            more={"regions": len(regions), **{f"pager_{name}": value for name, value in done.items()}},
+            ratio=self._look_at_ratio(names),
+            trouble=trouble,
+            more={"regions": given, **{f"pager_{name}": value for name, value in done.items()}},
         )
 
     def _trouble(self, regions: list[Region]) -> str:
         if self.failures:
             return self.failures[-1]
-        if regions and not all(region.accepting for region in regions):
+        if not (all(region.accepting for region in regions) if regions else self._accepting):
             return "no server takes pages: the limit is soft until one does"
         return ""
 
-    def _look_at_ratio(self, regions: list[Region]) -> float | None:
-        """What the servers' pools of this program hold, plain, to what that takes there; looked at now and then."""
+    def _look_at_ratio(self, names: list[set[str]]) -> float | None:
+        """What the servers' pools of this program hold, plain, to what that takes there; looked at now and then.
+
+        Args:
+            names: of the pools, for each target.
+        """
         now = time.monotonic()
         if now < self._ratio_at or self._process.returncode is not None:
             return self._ratio  # when the program has ended, so have its pools
         self._ratio_at = now + _RATIO_SECONDS
         plain = stored = 0
-        for number, target in enumerate(self._settings.targets):
-            names = {key.name for region in regions if (key := region.key(number)) is not None}
-            if not names:
+        for target, wanted in zip(self._settings.targets, names, strict=True):
+            if not wanted:
                 continue
             with (
                 suppress(TmemError),
@@ -260,7 +274,7 @@ class PagedProgram:
                 ) as link,
             ):
                 for pool in link.pools():
-                    if pool.name in names:
+                    if pool.name in wanted:
                         stat = link.stat_pool(pool.pool_id)
                         plain += stat.pages * PAGE_BYTES
                         stored += stat.payload_bytes + stat.index_bytes
@@ -270,7 +284,8 @@ class PagedProgram:
 
     def agents(self) -> list[int]:
         """The process ids of the agents that serve now."""
-        return [region.agent for region in self.regions()]
+        with self._lock:
+            return [served.region.agent for served in self._served]
 
     # ---- Giving regions ----
 
@@ -282,24 +297,62 @@ class PagedProgram:
             ready = {descriptor for descriptor, _ in poll.poll()}
             if self._stop.fileno() in ready:
                 return
-            asking, _ = self._socket.accept()
+            try:
+                asking, _ = self._socket.accept()
+            except OSError as error:  # for want of descriptors or memory: they come back when a process ends
+                self._failed(f"a process waits for its far memory: {error}")
+                if self._stop.wait(_PAUSE_SECONDS):
+                    return
+                continue
             helper = threading.Thread(target=self._give_one, args=(asking,), name="tmem-region")
-            self._helpers.append(helper)
-            helper.start()
+            with self._lock:
+                self._helpers.add(helper)
+            try:
+                helper.start()
+            except RuntimeError as error:
+                self._failed(f"a process gets no far memory: {error}")
+                asking.close()
+                with self._lock:
+                    self._helpers.discard(helper)
+
+    def _failed(self, why: str) -> None:
+        if self.failures[-1:] != [why]:
+            self.failures.append(why)
 
     def _give_one(self, asking: socket.socket) -> None:
-        """One process asks for a region; it waits until it has one, or the socket is closed."""
+        """One process asks for a region; it waits until it has one, or the socket is closed. Then its end is waited for."""
+        try:
+            served = self._answer(asking)
+            if served is not None:
+                served.await_end(self._stop)
+                served.close()
+                self._keep_sums(served)
+        finally:
+            with self._lock:
+                self._helpers.discard(threading.current_thread())
+
+    def _answer(self, asking: socket.socket) -> _Served | None:
         with asking:
             asking.settimeout(_START_SECONDS)
             try:
                 served = self._serve(asking)
             except (TmemError, OSError) as error:
-                self.failures.append(str(error))
-                return
+                self._failed(str(error))
+                return None
             with self._lock:
                 self._served.append(served)
+                self._given += 1
             with suppress(OSError):
                 asking.send(b"R")
+            return served
+
+    def _keep_sums(self, served: _Served) -> None:
+        """A region has ended: what it did still counts."""
+        with self._lock:
+            self._served.remove(served)
+            _add_up(served.region, self._done, self._waits)
+            self._accepting = bool(served.region.accepting)
+            served.region.close()
 
     def _serve(self, asking: socket.socket) -> _Served:
         settings = self._settings
@@ -310,8 +363,10 @@ class PagedProgram:
             memory = os.memfd_create("tmem-far", flags)
             opened.callback(os.close, memory)
             os.ftruncate(memory, settings.size)
-            region = Region.create(settings, 0, 0)
+            region = Region.create(settings, 0, 0, outlives_giver=True)
             opened.callback(os.close, region.descriptor)
+            failed = opened.enter_context(ExitStack())
+            failed.callback(region.close)
             features = int(needed_features(hugetlb=settings.pages is Pages.HUGETLB))
             offer = _OFFER.pack(_VERSION, settings.size, settings.unit, self._threshold, features, region.freed_at)
             socket.send_fds(asking, [offer], [memory, region.descriptor])
@@ -323,6 +378,7 @@ class PagedProgram:
             region.place(*_ACCEPTANCE.unpack(answer))
             ours, agents = control.pair()
             opened.callback(agents.close)
+            failed.callback(ours.close)
             holder = launch.start(
                 "holder",
                 launch.Descriptors(
@@ -337,8 +393,10 @@ class PagedProgram:
             try:
                 control.Caller(ours).await_ready(_START_SECONDS)
             except BaseException:
+                control.send(ours, {"do": "close"})  # an agent that comes yet finds it
                 served.close()
                 raise
+            failed.pop_all()
             return served
 
     # ---- The end ----
@@ -358,12 +416,17 @@ class PagedProgram:
                 os.close(pidfd)
         self._stop.set()
         self._giver.join()
-        for helper in self._helpers:
+        with self._lock:
+            helpers = list(self._helpers)
+        for helper in helpers:
             helper.join()
 
-    def _close_regions(self) -> None:
-        for served in self._served:
-            served.close()
+
+def _add_up(region: Region, done: dict[str, int], waits: list[int]) -> None:
+    for name, value in region.read_figures().items():
+        done[name] += value
+    for bucket, count in enumerate(region.latencies):
+        waits[bucket] += count
 
 
 def _in_memory(count: dict[State, int]) -> int:
@@ -407,6 +470,12 @@ class _Flag:
     def set(self) -> None:
         """From now on, it is."""
         os.write(self._writer, b"1")
+
+    def wait(self, seconds: float) -> bool:
+        """Waits so long for it; answers whether it is set."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def __enter__(self) -> Self:
         return self

@@ -4,7 +4,7 @@ Owns: its layout. In front a header: the settings, where the region is in the pr
 the key of the pool there; then the state table; then for each target the presence map. Whoever is killed while it writes
 leaves something that the next can read: a key counts once its mark is set, which is last.
 
-    0          magic, length of the settings, base address, process id; then the settings (JSON, with the tokens: the file has no name)
+    0          magic, length of the settings, whose end is the region's, base address, process id; then the settings (JSON, with the tokens: the file has no name)
     16 KiB     beat, agent's process id, starts of agents; then figures, and how long touches waited, 8 bytes each
     20 KiB     keys of pools, 512 bytes each
     64 KiB     the table, then the presence maps
@@ -27,7 +27,7 @@ from .table import Table, freed_offset, layout_bytes
 __all__ = ["PoolKey", "Region"]
 
 _MAGIC = b"TMEMPGR1"
-_HEAD = struct.Struct("<8sIxxxxQQ")
+_HEAD = struct.Struct("<8sIIQQ")
 _BASE_AT = 16
 _SETTINGS_AT = 64
 _SIGNS_AT = 16 << 10
@@ -72,15 +72,18 @@ class Region:
 
     Attributes:
         settings, base, pid: the region's, and where it is in which program.
+        outlives_giver: only the program's end is the region's. Whoever gave it may end before: that nobody is at the other end of
+            the control socket any more then says nothing.
         table: the state table.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._head = mmap.mmap(descriptor, _TABLE_AT)
-        magic, length, self.base, self.pid = _HEAD.unpack_from(self._head)
+        magic, length, outlives_giver, self.base, self.pid = _HEAD.unpack_from(self._head)
         assert magic == _MAGIC
         self.settings = Settings.decode(self._head[_SETTINGS_AT : _SETTINGS_AT + length])
+        self.outlives_giver = bool(outlives_giver)
         self.table = Table(self.settings.units, descriptor, _TABLE_AT)
         self._words = memoryview(self._head)[_SIGNS_AT:_KEYS_AT].cast("Q")
         self._presences: list[mmap.mmap] = []
@@ -92,7 +95,7 @@ class Region:
         _U64.pack_into(self._head, _BASE_AT + 8, pid)
 
     @classmethod
-    def create(cls, settings: Settings, base: int, pid: int) -> "Region":
+    def create(cls, settings: Settings, base: int, pid: int, *, outlives_giver: bool = False) -> "Region":
         """A new file; its descriptor is the caller's to close.
 
         Raises:
@@ -105,7 +108,7 @@ class Region:
         try:
             os.ftruncate(descriptor, _TABLE_AT + layout_bytes(settings.units) + len(settings.targets) * presence)
             os.pwrite(descriptor, encoded, _SETTINGS_AT)
-            os.pwrite(descriptor, _HEAD.pack(_MAGIC, len(encoded), base, pid), 0)
+            os.pwrite(descriptor, _HEAD.pack(_MAGIC, len(encoded), outlives_giver, base, pid), 0)
             return cls(descriptor)
         except BaseException:
             os.close(descriptor)

@@ -5,8 +5,9 @@ once for the life of the region, and opened again by each later agent, which fen
 
 Must not know: states, memory, policy.
 
-A target that can't be reached at the start is tried again beside the work; what is asked of it until then waits for its own
-deadline. From then on the link reconnects by itself. A pool that the server has lost is made anew: the region's pages in
+A target that can't be reached at the start is tried again beside the work, in a thread of its own (`reaching`): one that accepts and never
+answers, or whose name is not resolved, holds up nothing else. What is asked of it until then waits for its own deadline.
+Once it is reached the link reconnects by itself. A pool that the server has lost is made anew: the region's pages in
 it are lost, and the core is told so page by page.
 
 Units: pages; seconds of time.monotonic.
@@ -14,18 +15,20 @@ Units: pages; seconds of time.monotonic.
 
 import logging
 import os
-import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import tmem.client.link
 from tmem.client import Code, FlushResult, GetResult, PutResult, SharedPresence
-from tmem.wire.errors import TABLE, Fenced, NoSuchPool, OldPage, Refused, TmemError
+from tmem.wire.errors import TABLE, Fenced, NoSuchPool, OldPage, Refused, TmemError, Unavailable
 from tmem.wire.limits import MAX_CHUNK_PAGES, PAGE_BYTES
 
 from .ports import Got, Put
+from .reaching import Reached, Reaching
 from .region import PoolKey, Region
 from .settings import Settings, Target
 
@@ -37,17 +40,12 @@ _OBJECT = 0
 _FULL_SECONDS = (0.25, 5.0)  # how long a target that refused is left alone: first, at most
 _TELL_SECONDS = 60.0  # a target that is full is full for long
 _SILENT_SECONDS = 1.0  # an answer that takes longer than this makes the next target worth trying
-_RETRY_SECONDS = 2.0
-_PROBE_SECONDS = 5.0
-_RESOLVE_SECONDS = 60.0
+_RETRY_SECONDS = (2.0, 60.0)  # how long a target that can't be reached is left alone: first, at most
 _CALL_SECONDS = 5.0
 _CONNECT_SECONDS = 3.0
 _CHUNK_PAGES = 4  # of a pool of 4 KiB pages: a lone fault expands no more than this
 
 _GOT = {Code.HIT: Got.HIT, Code.MISS: Got.LOST, Code.LOST: Got.LOST, Code.CORRUPT: Got.CORRUPT}
-
-
-_Where = tuple[int, Any]  # an address family, and an address of it
 
 
 class _Waiting:
@@ -70,29 +68,26 @@ class _Server:
     """One target.
 
     Attributes:
-        link, pool: None until it was reached.
-        generation: of the link's connection, as it was registered last.
+        link, pool: None until it was reached. reaching: while that is tried.
+        retry_at: when it is tried again. retry_after: how long after the next failure.
         full_until: after a refusal. backoff: of the next one.
         asked: when each unanswered exchange was sent, in order.
     """
 
-    def __init__(self, number: int, target: Target) -> None:
+    def __init__(self, number: int, target: Target, presence: SharedPresence) -> None:
         self.number = number
         self.target = target
+        self.presence = presence
         self.link: tmem.client.link.Client | None = None
         self.pool: tmem.client.link.Pool | None = None
-        self.presence: SharedPresence | None = None
+        self.reaching: Reaching | None = None
+        self.retry_at = 0.0
+        self.retry_after = _RETRY_SECONDS[0]
         self.full_until = 0.0
         self.backoff = _FULL_SECONDS[0]
         self.tell_at = 0.0
         self.asked: dict[int, float] = {}
         self.waiting: deque[_Waiting] = deque()
-        self.where: _Where | None = None
-        self.resolved_at = 0.0
-        self.probe: socket.socket | None = None
-        self.probes = 0
-        self.probe_until = 0.0
-        self.retry_at = 0.0
 
 
 class Poller(Protocol):
@@ -117,28 +112,100 @@ class Targets:
     def __init__(self, region: Region, now: float) -> None:
         self._region = region
         self._settings: Settings = region.settings
-        self._servers = [_Server(number, target) for number, target in enumerate(region.settings.targets)]
+        self._servers = [
+            _Server(number, target, self._presence(number)) for number, target in enumerate(region.settings.targets)
+        ]
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # rung when an attempt to reach a target is over
         self._number = 0
         self.now = now
         self.fenced = False
         self.closed = False
         self.errors: list[TmemError] = []
 
+    def _presence(self, number: int) -> SharedPresence:
+        return SharedPresence(memoryview(self._region.presence(number)), self._settings.size // PAGE_BYTES, _OBJECT)
+
     # ---- Their life ----
 
     def open(self) -> int:
         """Reaches all that can be reached now; answers how many. `errors` says why the others can't."""
         for server in self._servers:
-            server.where = _resolve(server.target.address)
-            try:
-                self._reach(server)
-            except TmemError as error:
-                self.errors.append(error)
-                log.warning("%s: %s", server.target.address, error)
-                server.retry_at = self.now + _RETRY_SECONDS
+            self._begin(server)
+        for server in self._servers:
+            if server.reaching is not None:
+                server.reaching.join(None)
+                self._take(server)
         return sum(server.pool is not None for server in self._servers)
 
-    def _reach(self, server: _Server) -> None:
+    def close(self) -> None:
+        """Destroys the pools: their pages are of no use to anybody else. Takes a bounded time.
+
+        What is unanswered is never answered: the region it is about is no more.
+        """
+        self.closed = True
+        under_way = [server for server in self._servers if server.reaching is not None and server.reaching.stop()]
+        for server in self._servers:
+            if server in under_way:
+                assert server.reaching is not None
+                server.reaching.join(_CALL_SECONDS)
+                if server.reaching.reached is not None:
+                    server.link, server.pool = server.reaching.reached
+            if server.link is None:
+                continue
+            if server.pool is not None and server.link.fileno() >= 0:
+                with suppress(TmemError):
+                    server.pool.destroy()
+            server.link.close()
+        if self._bell >= 0 and not any(server.reaching and server.reaching.alive for server in self._servers):
+            os.close(self._bell)
+            self._bell = -1
+
+    # ---- The loop ----
+
+    def register(self, poller: Poller) -> None:
+        """Says on what to wait next; call it before each wait."""
+        poller.watch(self._bell)
+        for server in self._servers:
+            link = server.link
+            if link is not None and link.fileno() >= 0:
+                poller.watch(link.fileno(), write=link.wants_write, generation=link.generation)
+
+    def pump(self) -> None:
+        """Takes what has arrived, and does what time asks for."""
+        for server in self._servers:
+            if server.link is not None:
+                server.link.pump()
+            elif server.reaching is None:
+                if self.now >= server.retry_at:
+                    self._begin(server)
+            elif server.reaching.over:
+                self._take(server)
+            while server.waiting and server.waiting[0].deadline <= self.now:
+                late = server.waiting.popleft()
+                late.done([[Got.LATER] * (len(into) // PAGE_BYTES) for _, into in late.runs])
+
+    def next_timer(self) -> float:
+        """When to call `pump` at the latest."""
+        times = [float("inf")]
+        for server in self._servers:
+            if server.link is not None:
+                times.append(server.link.next_timer() or float("inf"))
+            elif server.reaching is None:
+                times.append(server.retry_at)
+            times += [each.deadline for each in server.waiting]
+        return min(times)
+
+    # ---- Reaching a target ----
+
+    def _begin(self, server: _Server) -> None:
+        """Has a target reached, beside everything else."""
+        try:
+            server.reaching = Reaching(partial(self._reach, server), self._bell)
+        except RuntimeError as error:  # no thread can be had
+            self._not_reached(server, Unavailable(f"{server.target.address} can't be tried: {error}"))
+
+    def _reach(self, server: _Server, reaching: Reaching) -> Reached:
+        """In a thread of its own: touches nothing of the server but what nobody else does before it is reached."""
         settings = self._settings
         link = tmem.client.link.connect(
             server.target.address,
@@ -150,114 +217,51 @@ class Targets:
             call_timeout=_CALL_SECONDS,
         )
         try:
-            self._open_pool(server, link)
+            reaching.commit()
+            return link, self._open_pool(server, link)
         except BaseException:
             link.close()
             raise
-        server.link = link
-        for each in server.waiting:
-            self.get(server.number, each.runs, max(each.deadline - self.now, 0.001), each.done)
-        server.waiting.clear()
 
-    def _open_pool(self, server: _Server, link: tmem.client.link.Client) -> None:
-        if server.presence is None:
-            buffer = memoryview(self._region.presence(server.number))
-            server.presence = SharedPresence(buffer, self._settings.size // PAGE_BYTES, _OBJECT)
+    def _open_pool(self, server: _Server, link: tmem.client.link.Client) -> tmem.client.link.Pool:
         presence = server.presence
         key = self._region.key(server.number)
         if key is not None:
             try:
-                server.pool = link.open_pool(key.name, key.token, key.epoch, presence)
-                return
+                return link.open_pool(key.name, key.token, key.epoch, presence)
             except NoSuchPool:
                 log.error("%s has lost pool %s: its pages are lost", server.target.address, key.name)
         name = f"{self._settings.name}-{server.number}-{os.urandom(4).hex()}"
         chunk_pages = _CHUNK_PAGES if self._settings.pages.unit_pages == 1 else MAX_CHUNK_PAGES
         presence.reset()  # of a pool that the server has lost, or whose key died with its maker
-        server.pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages, presence=presence)
-        self._region.set_key(server.number, PoolKey(name, server.pool.token, server.pool.epoch))
+        pool = link.create_pool(name, "persistent", chunk_pages=chunk_pages, presence=presence)
+        self._region.set_key(server.number, PoolKey(name, pool.token, pool.epoch))
+        return pool
 
-    def close(self) -> None:
-        """Destroys the pools: their pages are of no use to anybody else. Takes a bounded time.
-
-        What is unanswered is never answered: the region it is about is no more.
-        """
-        self.closed = True
-        for server in self._servers:
-            if server.probe is not None:
-                server.probe.close()
-            if server.link is None:
-                continue
-            if server.pool is not None and server.link.fileno() >= 0:
-                with suppress(TmemError):
-                    server.pool.destroy()
-            server.link.close()
-
-    # ---- The loop ----
-
-    def register(self, poller: Poller) -> None:
-        """Says on what to wait next; call it before each wait."""
-        for server in self._servers:
-            link = server.link
-            if link is not None:
-                if link.fileno() >= 0:
-                    poller.watch(link.fileno(), write=link.wants_write, generation=link.generation)
-            elif server.probe is not None:
-                poller.watch(server.probe.fileno(), write=True, generation=-server.probes)
-
-    def pump(self) -> None:
-        """Takes what has arrived, and does what time asks for."""
-        for server in self._servers:
-            if server.link is not None:
-                server.link.pump()
-            elif self.now >= server.retry_at or server.probe is not None:
-                self._knock(server)
-            while server.waiting and server.waiting[0].deadline <= self.now:
-                late = server.waiting.popleft()
-                late.done([[Got.LATER] * (len(into) // PAGE_BYTES) for _, into in late.runs])
-
-    def next_timer(self) -> float:
-        """When to call `pump` at the latest."""
-        times = [float("inf")]
-        for server in self._servers:
-            if server.link is not None:
-                times.append(server.link.next_timer() or float("inf"))
-            else:
-                times.append(server.probe_until if server.probe is not None else server.retry_at)
-            times += [each.deadline for each in server.waiting]
-        return min(times)
-
-    def _knock(self, server: _Server) -> None:
-        """Tries to reach a target without waiting: only a target that takes a connection is worth a call that waits."""
-        if server.probe is None:
-            if server.where is None and self.now >= server.resolved_at + _RESOLVE_SECONDS:
-                server.resolved_at = self.now
-                server.where = _resolve(
-                    server.target.address
-                )  # this may wait, for a name that nobody knew at the start
-            server.probe = None if server.where is None else _probe(*server.where)
-            server.probes += 1
-            server.probe_until = self.now + _PROBE_SECONDS
-            server.retry_at = self.now + _RETRY_SECONDS
+    def _take(self, server: _Server) -> None:
+        """What became of an attempt that is over."""
+        reaching = server.reaching
+        assert reaching is not None
+        server.reaching = None
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        if reaching.reached is None:
+            self._not_reached(server, reaching.error)
             return
-        try:
-            server.probe.send(b"")
-        except BlockingIOError:
-            if self.now < server.probe_until:
-                return
-            reached = False
-        except OSError:
-            reached = False
-        else:
-            reached = True
-        server.probe.close()
-        server.probe = None
-        server.retry_at = self.now + _RETRY_SECONDS
-        if reached:
-            try:
-                self._reach(server)
-            except TmemError as error:
-                log.warning("%s: %s", server.target.address, error)
+        server.link, server.pool = reaching.reached
+        for each in server.waiting:
+            self.get(server.number, each.runs, max(each.deadline - self.now, 0.001), each.done)
+        server.waiting.clear()
+
+    def _not_reached(self, server: _Server, error: TmemError) -> None:
+        self.errors.append(error)
+        del self.errors[: -len(self._servers)]
+        now = time.monotonic()  # the attempt has taken its time
+        server.retry_at = now + server.retry_after
+        server.retry_after = min(2 * server.retry_after, _RETRY_SECONDS[1])
+        if now >= server.tell_at:
+            log.warning("%s: %s", server.target.address, error)
+            server.tell_at = now + _TELL_SECONDS
 
     # ---- The port ----
 
@@ -274,7 +278,7 @@ class Targets:
 
     def held(self, target: int) -> Iterator[tuple[int, int]]:
         presence = self._servers[target].presence
-        if presence is None:
+        if self._servers[target].pool is None:
             return
         for number, block in sorted(presence.blocks_of(_OBJECT)):
             bits = block.stored | block.uncertain
@@ -322,6 +326,7 @@ class Targets:
         server = self._servers[target]
         if server.pool is None:
             server.waiting.append(_Waiting(runs, self.now + timeout, done))
+            server.retry_at = min(server.retry_at, self.now + _RETRY_SECONDS[0])  # somebody waits for it now
             return
         number = self.sent(server)
 
@@ -383,28 +388,3 @@ class _Puts:
             done([targets.judge(server, result) for result in results])
 
         self._puts.submit(answered)
-
-
-def _resolve(address: str) -> _Where | None:
-    """Where a target is; None if that can't be found out now."""
-    if address.startswith("unix:"):
-        return socket.AF_UNIX, address.removeprefix("unix:")
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, ValueError):
-        return None
-    return found[0][0], found[0][4]
-
-
-def _probe(family: int, where: Any) -> socket.socket | None:
-    """A connection being made; None if that fails at once."""
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        sock.connect(where)
-    except BlockingIOError:
-        pass
-    except OSError:
-        sock.close()
-        return None
-    return sock

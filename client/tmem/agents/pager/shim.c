@@ -3,13 +3,14 @@
  * Owns: the allocator of the region, and the calls of the C library that hand memory out, take it back, or change it. malloc and its
  * like from a threshold on, and anonymous private mmap, are served from one region: a shared mapping of a file that the pager's
  * agent has too, registered with userfaultfd. The region is asked for when the first such allocation comes, from whoever listens
- * at $TMEM_PAGER_SOCKET; a process that allocates little is left alone.
+ * at $TMEM_PAGER_SOCKET; a process that allocates little has none.
  *
  * What differs from ordinary memory, and what is done about it
  *   fork       the region stays with its process (MADV_DONTFORK). A child that touches it gets SIGSEGV: the addresses stay reserved. The
  *              child's own large allocations get a region of their own. fork and exec, vfork and posix_spawn are as ever.
- *   O_DIRECT   and io_uring and vmsplice let devices write past the pager. A seccomp filter refuses them from the moment that there is
- *              a region; direct_io.py says how, and has the same filter.
+ *   O_DIRECT   and io_uring and vmsplice let devices write past the pager. A seccomp filter refuses them before main begins, so that no
+ *              program counts on them, and stays over exec; what the process was given by others before its region is looked at when the
+ *              region is asked for. direct_io.py says how, and has the same.
  *   madvise    DONTNEED and FREE of private memory give zeros, of a shared mapping they would not: they become MADV_REMOVE. Hints are
  *              swallowed, as each would split the mapping.
  *   mlock      of the region is refused (ENOMEM): its pages come and go. A process that locks all its memory gets no region.
@@ -24,6 +25,7 @@
  * Units: bytes in the calls, units (4 KiB, or 2 MiB for huge pages) inside.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +41,9 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -119,6 +123,7 @@ static struct {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t least = 1 << 20; /* bytes from which on allocations are far */
 static char socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+static int guarded; /* direct I/O is refused */
 static int wanted; /* this process was started under the pager, and has not asked for a region yet */
 static int failed; /* it asked in vain */
 static int locked_all;
@@ -230,8 +235,22 @@ static int take_behind(uint32_t first, uint32_t count) {
 
 /* ---- Getting a region ---- */
 
+/* Whether a call fails as the filter makes it fail; each is asked so that without the filter it fails otherwise, and does nothing. */
+static int fails(int number, long status) { return status == -1 && errno == number; }
+
+/* Whether the filter is there already: what this process was exec'ed by had it. A second one would cost time at each call. */
+static int is_refused(void) {
+    return fails(EINVAL, syscall(SYS_openat, -1, "-", O_DIRECT, 0)) && fails(EINVAL, syscall(SYS_fcntl, -1, F_SETFL, O_DIRECT)) &&
+#ifdef SYS_open
+           fails(EINVAL, syscall(SYS_open, NULL, O_DIRECT, 0)) &&
+#endif
+           fails(EINVAL, syscall(SYS_vmsplice, -1, NULL, 0, 0)) && fails(EPERM, syscall(425 /* io_uring_setup */, 0, NULL)) &&
+           fails(ENOSYS, syscall(437 /* openat2 */, -1, NULL, NULL, 0));
+}
+
 /* Refuses what goes round page faults, to all threads, for good. */
 static int refuse_direct_io(void) {
+    if (is_refused()) return 0;
 #if defined(__x86_64__)
     enum { ARCH = AUDIT_ARCH_X86_64 };
 #elif defined(__aarch64__)
@@ -265,6 +284,43 @@ static int refuse_direct_io(void) {
     if (status < 0 && errno == EACCES && !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         status = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program);
     return status ? -1 : 0;
+}
+
+/* Ends direct I/O by a descriptor that was opened elsewhere; -1: that can't be. `path` is where it is listed. */
+static int clear_descriptor(int descriptor, const char *path) {
+    static const char ring[] = "anon_inode:[io_uring]";
+    char what[sizeof ring + 1];
+    struct stat status;
+    int flags = (int)syscall(SYS_fcntl, descriptor, F_GETFL);
+    if (flags < 0) return 0; /* closed meanwhile */
+    /* Of a pipe the flag says that it keeps writes apart, and that is as it should be. */
+    if (flags & O_DIRECT && !fstat(descriptor, &status) && !S_ISFIFO(status.st_mode) &&
+        syscall(SYS_fcntl, descriptor, F_SETFL, flags & ~O_DIRECT) && errno != EBADF)
+        return -1;
+    long length = syscall(SYS_readlinkat, AT_FDCWD, path, what, sizeof what);
+    return length == sizeof ring - 1 && !memcmp(what, ring, sizeof ring - 1) ? -1 : 0;
+}
+
+/* All that are open. It allocates nothing: the lock is held. */
+static int clear_descriptors(void) {
+    static const char directory[] = "/proc/self/fd/";
+    int list = (int)syscall(SYS_openat, AT_FDCWD, directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    if (list < 0) return -1;
+    _Alignas(struct dirent64) char entries[4096];
+    long length, status = 0;
+    while (!status && (length = syscall(SYS_getdents64, list, entries, sizeof entries)) > 0) {
+        for (long at = 0; !status && at < length;) {
+            struct dirent64 *entry = (void *)(entries + at);
+            char path[sizeof directory + 16];
+            at += entry->d_reclen;
+            if (entry->d_name[0] == '.' || strlen(entry->d_name) > 15) continue;
+            memcpy(path, directory, sizeof directory - 1);
+            strcpy(path + sizeof directory - 1, entry->d_name);
+            status = clear_descriptor(atoi(entry->d_name), path);
+        }
+    }
+    close(list);
+    return status || length < 0 ? -1 : 0;
 }
 
 static int open_uffd(uint64_t features) {
@@ -355,13 +411,20 @@ static int get_region(void) {
     if (region.base && region.owner == getpid()) return 0;
     if (region.base || !wanted) return -1; /* a child by a system call that told nobody; or nothing to be had */
     wanted = 0; /* once; whatever becomes of it */
+    failed = 1; /* until it has not */
+    if (!guarded || clear_descriptors()) {
+        say(guarded ? "this process was given an io_uring, or /proc is not there to look; large allocations fail"
+                    : "direct I/O can't be refused on this machine; large allocations fail");
+        return -1;
+    }
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path, socket_path, sizeof socket_path);
     int to = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (to < 0) return -1;
+    struct timeval patience = {120, 0}; /* longer than any giver takes that still gives */
+    setsockopt(to, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     struct offer offer;
     int descriptors[2];
-    failed = 1; /* until it has not */
     const char *failure = NULL;
     if (connect(to, (struct sockaddr *)&address, sizeof address) || receive(to, &offer, descriptors)) {
         failure = "nobody gives far memory any more; large allocations fail";
@@ -373,8 +436,6 @@ static int get_region(void) {
             int pidfd = (int)syscall(434 /* pidfd_open */, getpid(), 0);
             if (pidfd < 0 || answer(to, &acceptance, region.uffd, pidfd))
                 failure = "no server can be reached; large allocations fail";
-            else if (refuse_direct_io())
-                failure = "direct I/O can't be refused on this machine; large allocations fail";
             if (pidfd >= 0) close(pidfd);
         }
         close(descriptors[0]);
@@ -707,5 +768,8 @@ __attribute__((constructor)) static void begin(void) {
     if (threshold) least = strtoull(threshold, NULL, 10);
     if (!next_malloc) find_next();
     pthread_atfork(before_fork, after_fork, in_child);
+    int saved = errno;
+    guarded = !refuse_direct_io();
+    errno = saved;
     wanted = 1;
 }

@@ -31,6 +31,7 @@ _CODES = (
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
     *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
+_MAX_CODE_DIGITS = 3
 # What an answer by something that is no gRPC server means (a proxy, most often), as gRPC's specification has it.
 _HTTP = {
     "400": "INTERNAL",
@@ -143,6 +144,7 @@ def trailer_status(fields: Fields) -> Status:
     if not code.isdecimal():
         wrong = response_status(fields) if ":status" in found else None
         return wrong or Status("UNKNOWN", "the server ended the call without a status")
-    number = int(code)
+    # Whatever the server says is an outcome: int() refuses thousands of digits.
+    number = int(code) if len(code) <= _MAX_CODE_DIGITS else len(_CODES)
     name = _CODES[number] if number < len(_CODES) else "UNKNOWN"
     return Status(name, unquote(found.get("grpc-message", ""), errors="replace"), found.get(REASON))

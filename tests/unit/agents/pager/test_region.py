@@ -37,6 +37,7 @@ def test_what_one_process_writes_into_a_region_s_file_the_next_one_finds() -> No
         latencies.note(first.latencies, 0.001)
         second = Region(first.descriptor)
         assert second.settings == settings()
+        assert not second.outlives_giver
         assert (second.base, second.pid, second.agent, second.starts) == (0x7F00_0000_0000, 4711, 99, 1)
         assert (second.beat, second.accepting) == (1, 2)
         assert second.table.states[8] == State.REMOTE

@@ -81,6 +81,7 @@ def test_a_block_that_unpacks_to_too_much_is_a_protocol_error() -> None:
         ([("grpc-status", "2"), ("grpc-message", "%zz%")], Status("UNKNOWN", "%zz%")),
         ([("grpc-status", "2"), ("grpc-message", "%ff")], Status("UNKNOWN", "\N{REPLACEMENT CHARACTER}")),
         ([("grpc-status", "17")], Status("UNKNOWN")),
+        ([("grpc-status", "1" * 5000), ("grpc-message", "so long")], Status("UNKNOWN", "so long")),
         ([("grpc-status", "-1")], Status("UNKNOWN", "the server ended the call without a status")),
         ([], Status("UNKNOWN", "the server ended the call without a status")),
         ([(":status", "503")], Status("UNAVAILABLE", "the answer has HTTP status 503")),
