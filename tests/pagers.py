@@ -257,7 +257,10 @@ class Pending:
 
 
 class FakePuts:
-    """Puts that are gathered: what is put is what is in the memory when they are sent, unless it was detached before."""
+    """Puts that are gathered: what is put is what is in the memory when they are sent, unless it was detached before.
+
+    What is added must be protected: the real one compresses it there and then, several pages in one go.
+    """
 
     def __init__(self, remote: "FakeRemote", target: int) -> None:
         self._remote = remote
@@ -270,6 +273,9 @@ class FakePuts:
     def add(self, page: int, plain: memoryview) -> None:
         assert self.has_room(len(plain) // PAGE)
         assert page // 512 == (page + len(plain) // PAGE - 1) // 512
+        kernel = self._remote.kernel
+        units = range(page // kernel.unit_pages, (page + len(plain) // PAGE - 1) // kernel.unit_pages + 1)
+        assert all(kernel.protected[unit] for unit in units), "the program may write to what is being compressed"
         self._runs.append((page, plain))
 
     def detach(self) -> None:

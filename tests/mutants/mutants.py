@@ -497,6 +497,13 @@ MUTANTS = (
         ("tests/unit/agents/pager/test_cancelled_evictions.py",),
     ),
     Mutant(
+        "a page that was touched on its way out is compressed all the same",
+        f"{_PAGER}/evictions.py",
+        "for first, count in still:",
+        "for first, count in [(eviction.first, eviction.count)]:",
+        ("tests/unit/agents/pager/test_cancelled_evictions.py",),
+    ),
+    Mutant(
         "a page whose put was refused is punched",
         f"{_PAGER}/evictions.py",
         "stored=all(part is Put.STORED for part in parts)",
