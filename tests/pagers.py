@@ -216,6 +216,8 @@ class FakeKernel:
 
     def zero(self, first: int, count: int) -> None:
         for unit in range(first, first + count):
+            old = self.present[unit] and any(self.file[unit * self._bytes : (unit + 1) * self._bytes])
+            assert not old, f"unit {unit} is to be zeros, and its old bytes are still in the file"
             self._change()
             if not self.present[unit]:
                 self._allocate(unit)

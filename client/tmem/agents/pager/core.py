@@ -163,22 +163,31 @@ class Pager:
                 self._memory.punch(unit, 1)
                 self._memory.poison(unit, 1)
         except AgainError:
-            self._retold.append((unit, flags))
+            self._retold.append((unit, flags | _MINOR))  # by then something may lie there
 
     def _show(self, unit: int, flags: int) -> None:
         """The program sees a unit that is here, and may write to it."""
         if flags & _WP:
             self._memory.unprotect(unit, 1)
-        elif self._memory.resume(unit, 1):
-            # The program has removed it, and touched it again, before the message about that was read. Or it can't have been so.
-            self._gone(unit)
-            if self.table.states[unit] == State.NEVER:
-                self._first_touch(unit, 0)
+        elif self._memory.resume(unit, 1) and not self._fill(unit):
             return
         if self._clock.used(unit):
             self.figures.sampled += 1
         self.table.flags[unit] |= Flag.USED
         self._ahead.touched(unit)
+
+    def _fill(self, unit: int) -> bool:
+        """Not all of a unit that is touched is there, and the table says it is; whether it is now."""
+        # The program has removed it, or a part, and touched it again before the message about that was read; or it was to be zeros
+        # and the program stood in the way. Or it can't have been so.
+        if self.table.flags[unit] & Flag.ZEROS:
+            with suppress(NoRoomError):
+                self._memory.zero(unit, 1)  # what is there stays as it is
+                return True
+        self._gone(unit)
+        if self.table.states[unit] == State.NEVER:
+            self._first_touch(unit, 0)
+        return False
 
     def _first_touch(self, unit: int, flags: int) -> None:
         if not self._has_room(1):
@@ -214,7 +223,9 @@ class Pager:
         self._clock.came(first, count)
 
     def _zero_ahead(self, first: int, count: int) -> None:
-        # A unit that the program gave up and has not removed yet is not mapped by this: it will be zeros once it is removed.
+        # The program may have given some of it up and not removed it yet: its old bytes are still in the file, and if they went away
+        # before it comes to that they would be what it reads afterwards.
+        self._memory.punch(first, count)
         step = (
             count if self.ledger.unit_pages == 1 else 1
         )  # huge ones one by one: there may be memory for the first only
@@ -232,7 +243,7 @@ class Pager:
         self._ahead.missed(unit, first_touch=False)
 
     def _wait(self, unit: int, flags: int) -> None:
-        self._waiting.append((unit, flags))
+        self._waiting.append((unit, flags | _MINOR))  # by then something may lie there, which the program has given up
         self.figures.deferred += 1
 
     def _has_room(self, count: int) -> bool:

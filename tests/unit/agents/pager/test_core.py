@@ -438,6 +438,45 @@ def test_what_lies_in_the_file_of_a_page_that_was_given_up_is_not_seen() -> None
     assert bench.see(7) == 0
 
 
+def test_a_page_that_is_being_given_up_is_not_read_ahead_with_its_old_bytes() -> None:
+    """Its message was read, its thread has not removed it yet, and another's stream of first touches gets there."""
+    bench = Bench(prefetch=32 * PAGE)
+    for unit in range(100, 120):
+        bench.write(unit, 7)
+    bench.kernel.remove(100, 20)
+    bench.read()
+    bench.kernel.remove_on()
+    for unit in range(90, 99):
+        bench.write(unit, 1)
+    assert bench.table.states[100] == State.RESIDENT  # zeros, ahead of the stream
+    bench.pager.resize(16, bench.now)
+    bench.settle()
+    assert bench.table.states[100] == State.REMOTE
+    bench.kernel.remove_end(100, 20)
+    assert [bench.see(unit) for unit in range(100, 120)] == [0] * 20
+
+
+def test_a_touch_that_waited_for_room_does_not_bring_back_what_was_given_up_meanwhile() -> None:
+    bench = Bench()
+    bench.fill()
+    unit = bench.away()
+    bench.pager.ledger.limit = bench.pager.ledger.resident
+    for thread in ("one", "two"):  # both wait for room
+        assert bench.touch(unit, thread=thread) is None
+    bench.pager.ledger.limit += 1
+    bench.steps()
+    bench.answer(kind="get")  # it came for the first; the second still stands in the line
+    assert bench.table.states[unit] == State.RESIDENT
+    bench.kernel.remove(unit, 1)
+    bench.read()
+    bench.kernel.remove_on()
+    bench.steps()
+    assert not any(bench.kernel.view(unit, 1))
+    bench.kernel.remove_end(unit, 1)
+    bench.settle()
+    assert bench.see(unit) == 0
+
+
 def test_a_part_of_a_huge_page_can_be_given_up_at_home_and_nowhere_else() -> None:
     bench = Bench(units=8, limit=4, pages=Pages.THP)
     for unit in range(8):
