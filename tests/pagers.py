@@ -222,7 +222,7 @@ class FakeKernel:
             if not self.present[unit]:
                 self._allocate(unit)
                 self.mapped[unit] = True
-                self.protected[unit] = False
+                self.protected[unit] = self.poisoned[unit] = False
             self._wake(unit)
 
     def poison(self, first: int, count: int) -> None:

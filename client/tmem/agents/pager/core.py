@@ -38,7 +38,7 @@ from .takeover import take_over
 __all__ = ["Pager"]
 
 _INFINITE = float("inf")
-_POISONABLE = frozenset((State.LOST, State.NEVER))
+_REFUSABLE = frozenset((State.NEVER, State.REMOTE, State.RESTORING))
 _WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
@@ -216,6 +216,9 @@ class Pager:
         except AgainError:
             # Part of it may be mapped, and written to: it is here. What is not is zeros, when it is touched again.
             ledger.again.append(("wake", first, count))
+            self._fetches.lift(first, count)
+        else:
+            self._fetches.lifted(first, count)
         ledger.take(count)
         ledger.top = max(ledger.top, first + count)
         ledger.figures.zeroed += count
@@ -277,15 +280,19 @@ class Pager:
                 if state == State.EVICTING:
                     self._evictions.cancel(unit)
                 target = table.targets[unit]
+                if state == State.LOST:
+                    flags[unit] |= Flag.POISONED
                 states[unit] = State.NEVER
-                flags[unit] = 0
+                flags[unit] &= Flag.POISONED
+                if flags[unit]:  # the program's removal leaves the poison where it is
+                    self._fetches.poisoned.add(unit)
+                    self._fetches.lift(unit, 1)
                 if state == State.REMOTE:
                     ledger.remote -= 1
-                    self._fetches.poisoned.discard(unit)
-                    self._fetches.awaited.pop(unit, None)
                     self._owed.add(target, unit, 1, self._now)
                 elif state != State.LOST:
                     ledger.resident -= 1
+        self._fetches.forget(first, count)
         # Last: an agent killed before this notes all of them once more, which changes nothing.
         table.freed[first : first + count] = bytes(count)
 
@@ -305,6 +312,7 @@ class Pager:
         elif state == State.REMOTE:
             self._give_up(unit, 1)
             self.table.states[unit] = State.LOST
+            self._fetches.lifted(unit, 1)  # it never will be
             self.figures.lost += 1
             self.ledger.poison(unit, 1)
         self._memory.wake(unit, 1)
@@ -386,8 +394,12 @@ class Pager:
                 state = states[unit]
                 if method == "resume" and state == State.RESIDENT:
                     self.ledger.resume(unit, 1)
-                elif method == "poison" and (state in _POISONABLE or unit in self._fetches.poisoned):
+                elif method == "poison" and (
+                    state == State.LOST or (state in _REFUSABLE and unit in self._fetches.poisoned)
+                ):
                     self.ledger.poison(unit, 1)
+                elif method == "lift" and unit in self._fetches.poisoned:
+                    self._lift(unit)
                 elif method == "wake":
                     self._memory.wake(unit, 1)
         retold, self._retold = self._retold, deque()
@@ -492,8 +504,11 @@ class Pager:
         """Brings units home for which there is room, a few at a time; first those that the program was refused."""
         if self._fetches.poisoned and self._now >= self._heal_at:
             self._heal_at = self._now + _HEAL_SECONDS
-            for unit in [unit for unit in self._fetches.poisoned if self._may_heal(unit)]:
-                self._fetches.begin(unit, 1)
+            for unit in list(self._fetches.poisoned):
+                if self._may_heal(unit):
+                    self._fetches.begin(unit, 1)
+                else:
+                    self._lift(unit)
         if self._waiting or self._ahead.busy:
             return
         due = self._homecoming.due(self.ledger.remote, self._spare(), self._now)
@@ -508,6 +523,28 @@ class Pager:
             self.figures.returned += fetched
             due -= fetched
             at += fetched
+
+    def _lift(self, unit: int) -> None:
+        """Takes the poison off a unit that is at home, or is zeros; as long as that can't be done it stays poisoned."""
+        state = self.table.states[unit]
+        try:
+            if state == State.RESIDENT:
+                if not self._memory.resume(unit, 1):
+                    self._fetches.lifted(unit, 1)
+                elif self.table.flags[unit] & Flag.ZEROS:
+                    self._memory.zero(unit, 1)  # what is there stays as it is
+                    self._fetches.lifted(unit, 1)
+                else:
+                    self._gone(unit)
+                    self._fetches.lifted(unit, 1)  # it never will be
+            elif state == State.NEVER and self._has_room(1):
+                # Only a page lifts it: a unit that nobody has touched takes memory, and goes as others go.
+                self._memory.punch(unit, 1)
+                self._zero(unit, 1)
+        except NoRoomError:
+            return
+        except AgainError:
+            self._fetches.lift(unit, 1)
 
     def _may_heal(self, unit: int) -> bool:
         return (

@@ -477,6 +477,125 @@ def test_a_touch_that_waited_for_room_does_not_bring_back_what_was_given_up_mean
     assert bench.see(unit) == 0
 
 
+def lose(bench: Bench, fate: Got) -> int:
+    """A unit that the program can't have: LOST, or REMOTE and refused."""
+    unit = bench.away()
+    assert bench.touch(unit) is None
+    bench.now += bench.settings.deadline + 0.1
+    bench.answer(fate, kind="get")
+    with pytest.raises(Bus):
+        bench.kernel.access("main", unit, write=False)
+    return unit
+
+
+FATES = pytest.mark.parametrize("fate", [Got.LOST, Got.LATER], ids=["lost", "refused"])
+
+
+@FATES
+def test_what_was_lost_or_refused_is_ordinary_memory_once_the_program_gives_it_up(fate: Got) -> None:
+    """The kernel's poison outlives the removal: no message would ever come of that unit again."""
+    bench = Bench()
+    bench.fill()
+    unit = lose(bench, fate)
+    remove(bench, unit)
+    bench.steps()
+    assert bench.see(unit) == 0
+    bench.write(unit, 5)
+    for other in range(100, 200):
+        bench.write(other, 1)
+    assert bench.table.states[unit] == State.REMOTE
+    assert bench.see(unit) == 5
+    assert not bench.table.flags[unit] & Flag.POISONED
+    bench.settle()
+    ledger = bench.pager.ledger
+    counted = ledger.resident, ledger.remote
+    ledger.count_again()
+    assert counted == (ledger.resident, ledger.remote)
+
+
+@FATES
+def test_an_agent_killed_before_it_has_lifted_the_poison_leaves_that_to_the_next(fate: Got) -> None:
+    bench = Bench()
+    bench.fill(200)
+    unit = lose(bench, fate)
+    remove(bench, unit)
+    assert bench.kernel.poisoned[unit]
+    bench.next_agent()
+    bench.settle()
+    assert bench.see(unit) == 0
+
+
+def test_what_is_given_up_without_an_agent_is_lifted_too_though_nothing_behind_it_is_used() -> None:
+    bench = Bench()
+    bench.fill()
+    unit = lose(bench, Got.LOST)
+    for each in range(unit, 256):
+        bench.table.freed.store(each, 1)
+    bench.kernel.remove_end(unit, 256 - unit)
+    bench.next_agent()
+    assert bench.pager.ledger.top <= unit
+    bench.next_agent()
+    bench.settle()
+    assert bench.see(unit) == 0
+
+
+@FATES
+def test_poison_that_the_program_stood_in_the_way_of_does_not_hit_what_it_has_given_up_meanwhile(fate: Got) -> None:
+    bench = Bench()
+    bench.fill()
+    unit = bench.away()
+    assert bench.touch(unit) is None
+    bench.kernel.remove(250, 1)  # from now on page tables can't be changed
+    bench.now += bench.settings.deadline + 0.1
+    bench.answer(fate, kind="get")
+    bench.table.freed.store(unit, 1)
+    bench.kernel.remove(unit, 1)
+    bench.read()
+    bench.steps(3)
+    bench.kernel.remove_on()
+    bench.kernel.remove_on()
+    bench.kernel.remove_end(unit, 1)
+    bench.settle()
+    assert bench.see(unit) == 0
+
+
+def test_poison_of_what_was_given_up_is_lifted_within_the_limit() -> None:
+    """Only a page lifts it: a program that gives up much of what it has lost does not get as much memory at once."""
+    bench = Bench(limit=64)
+    bench.fill()
+    lost = [unit for unit in range(200) if bench.table.states[unit] == State.REMOTE][:100]
+    for unit in lost:
+        bench.touch(unit, thread=str(unit))
+    for _ in range(100):
+        bench.answer(Got.LOST, kind="get")
+        bench.steps(1)
+        bench.answer(kind="put")
+    assert [bench.table.states[unit] for unit in lost] == [State.LOST] * 100
+    for unit in lost:
+        remove(bench, unit)
+    for _ in range(100):
+        bench.now += 0.1
+        bench.settle()
+    assert not any(bench.kernel.poisoned)
+    assert bench.pager.figures.peak <= 64
+    assert [bench.see(unit) for unit in lost] == [0] * 100
+
+
+def test_a_first_touch_that_got_sigbus_for_want_of_memory_can_be_had_when_there_is_some() -> None:
+    bench = Bench(units=8, limit=4, pages=Pages.HUGETLB)
+    bench.kernel.room = 0
+    assert bench.touch(3) is None
+    bench.now += bench.settings.deadline + 0.1
+    bench.steps(2)
+    with pytest.raises(Bus):
+        bench.kernel.access("main", 3, write=True)
+    bench.kernel.room = 4
+    bench.now += 1
+    bench.settle()
+    bench.write(3, 7)
+    assert bench.see(3) == 7
+
+
 def test_a_part_of_a_huge_page_can_be_given_up_at_home_and_nowhere_else() -> None:
     bench = Bench(units=8, limit=4, pages=Pages.THP)
     for unit in range(8):
