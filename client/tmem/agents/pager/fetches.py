@@ -187,7 +187,7 @@ class Fetches:
                 self.awaited[unit] - deadline for unit in range(first, first + count) if unit in self.awaited
             ]
         self.forget(first, count)
-        self.lifted(first, count)
+        self.lift(first, count)  # what is not to be seen yet too: no touch of it is ever told
         self._owed.add(target, first, count, self._now)
 
     def forget(self, first: int, count: int) -> None:

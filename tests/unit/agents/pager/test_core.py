@@ -367,6 +367,73 @@ def test_when_local_memory_is_too_short_the_page_is_still_had_and_its_copy_stays
     assert bench.see(unit) == unit + 1
 
 
+def refuse(bench: Bench) -> int:
+    """A unit that did not come in time: the program got SIGBUS."""
+    unit = bench.away()
+    assert bench.touch(unit) is None
+    bench.now += bench.settings.deadline + 0.1
+    bench.answer(Got.LATER, kind="get")
+    with pytest.raises(Bus):
+        bench.kernel.access("main", unit, write=False)
+    return unit
+
+
+def test_a_refused_page_that_comes_home_while_a_working_set_is_recorded_can_be_had() -> None:
+    """It is not mapped before it is touched, and a touch of poison is told to nobody."""
+    bench = Bench()
+    bench.fill()
+    unit = refuse(bench)
+    bench.pager.record(lambda: None, bench.now)
+    bench.now += 1
+    bench.settle()
+    assert bench.table.states[unit] == State.RESIDENT
+    assert bench.see(unit) == unit + 1
+    assert not bench.table.flags[unit] & Flag.POISONED
+
+
+def test_a_refused_page_that_comes_home_while_the_program_changes_its_memory_can_be_had() -> None:
+    bench = Bench()
+    bench.fill()
+    unit = refuse(bench)
+    bench.now += 1
+    bench.read()
+    bench.steps()
+    bench.kernel.remove(250, 1)
+    bench.answer(kind="get")
+    assert bench.table.states[unit] == State.RESIDENT
+    assert bench.kernel.poisoned[unit]
+    bench.read()
+    bench.kernel.remove_on()
+    bench.kernel.remove_end(250, 1)
+    bench.settle()
+    assert bench.see(unit) == unit + 1
+
+
+def test_an_agent_killed_before_a_refused_page_is_seen_again_leaves_it_to_be_had() -> None:
+    for instruction in range(60):
+        bench = Bench()
+        bench.fill()
+        unit = refuse(bench)
+        bench.now += 1
+        bench.steps()
+        bench.killer.left = instruction
+        try:
+            bench.answer(kind="get")
+            bench.steps(1)
+            bench.killer.left = None
+        except Crash:
+            bench.next_agent()
+            for _ in range(2):
+                bench.now += 1
+                bench.settle()
+            assert bench.see(unit) == unit + 1
+            assert not bench.kernel.poisoned[unit]
+            continue
+        assert instruction > 5
+        return
+    raise AssertionError("a restore of sixty instructions")
+
+
 # ---- Removal ----
 
 
