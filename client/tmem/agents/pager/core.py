@@ -40,6 +40,7 @@ __all__ = ["Pager"]
 _INFINITE = float("inf")
 _REFUSABLE = frozenset((State.NEVER, State.REMOTE, State.RESTORING))
 _WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
+_LIFT = 1 << 16  # in the place of Fault bits: nobody has touched it, its poison is to be lifted
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
 
@@ -75,7 +76,9 @@ class Pager:
         )
         self._recorder = Recorder(self.ledger)
         self._homecoming = Homecoming(settings.inertia, max(4 * run, 1), now)
-        self._waiting: deque[tuple[int, int]] = deque()  # touches that wait for room
+        self._waiting: deque[tuple[int, int]] = (
+            deque()
+        )  # touches that wait for room, and poison that waits to be lifted
         self._retold: deque[tuple[int, int]] = deque()  # touches that came while the program was changing its memory
         self._heal_at = now
         self._machine_spare = settings.units
@@ -398,7 +401,7 @@ class Pager:
                     state == State.LOST or (state in _REFUSABLE and unit in self._fetches.poisoned)
                 ):
                     self.ledger.poison(unit, 1)
-                elif method == "lift" and unit in self._fetches.poisoned:
+                elif method == "lift":
                     self._lift(unit)
                 elif method == "wake":
                     self._memory.wake(unit, 1)
@@ -416,7 +419,11 @@ class Pager:
         waiting = self._waiting
         while waiting and self._has_room(1):
             before = len(waiting)
-            self._touched(*waiting.popleft())
+            unit, flags = waiting.popleft()
+            if flags == _LIFT:
+                self._lift(unit)
+            else:
+                self._touched(unit, flags)
             if len(waiting) >= before:  # no memory after all, whatever the limit says
                 return
 
@@ -526,6 +533,8 @@ class Pager:
 
     def _lift(self, unit: int) -> None:
         """Takes the poison off a unit that is at home, or is zeros; as long as that can't be done it stays poisoned."""
+        if unit not in self._fetches.poisoned:
+            return
         state = self.table.states[unit]
         try:
             if state == State.RESIDENT:
@@ -537,14 +546,21 @@ class Pager:
                 else:
                     self._gone(unit)
                     self._fetches.lifted(unit, 1)  # it never will be
-            elif state == State.NEVER and self._has_room(1):
+            elif state == State.NEVER and not self._has_room(1):
+                self._lift_with_room(unit)
+            elif state == State.NEVER:
                 # Only a page lifts it: a unit that nobody has touched takes memory, and goes as others go.
                 self._memory.punch(unit, 1)
                 self._zero(unit, 1)
         except NoRoomError:
-            return
+            self._lift_with_room(unit)
         except AgainError:
             self._fetches.lift(unit, 1)
+
+    def _lift_with_room(self, unit: int) -> None:
+        """Asks for room as a touch would, but never keeps more than one place in the line."""
+        if not self._waiting:
+            self._waiting.append((unit, _LIFT))
 
     def _may_heal(self, unit: int) -> bool:
         return (

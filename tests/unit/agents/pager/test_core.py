@@ -648,6 +648,22 @@ def test_poison_of_what_was_given_up_is_lifted_within_the_limit() -> None:
     assert [bench.see(unit) for unit in lost] == [0] * 100
 
 
+def test_poison_is_lifted_though_another_page_must_leave_for_that() -> None:
+    bench = Bench(units=8, limit=6, pages=Pages.HUGETLB)
+    bench.kernel.room = 4  # less than the limit: there is no pressure but by who waits
+    for unit in range(8):
+        bench.write(unit, unit + 1)
+    bench.settle()
+    bench.kernel.room = 1
+    unit = lose(bench, Got.LOST)
+    bench.settle()
+    bench.kernel.room = 0
+    assert bench.pager.ledger.resident <= 5
+    remove(bench, unit)
+    bench.settle()
+    assert bench.see(unit) == 0
+
+
 def test_a_first_touch_that_got_sigbus_for_want_of_memory_can_be_had_when_there_is_some() -> None:
     bench = Bench(units=8, limit=4, pages=Pages.HUGETLB)
     bench.kernel.room = 0
