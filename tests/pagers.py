@@ -216,11 +216,13 @@ class FakeKernel:
 
     def zero(self, first: int, count: int) -> None:
         for unit in range(first, first + count):
+            old = self.present[unit] and any(self.file[unit * self._bytes : (unit + 1) * self._bytes])
+            assert not old, f"unit {unit} is to be zeros, and its old bytes are still in the file"
             self._change()
             if not self.present[unit]:
                 self._allocate(unit)
                 self.mapped[unit] = True
-                self.protected[unit] = False
+                self.protected[unit] = self.poisoned[unit] = False
             self._wake(unit)
 
     def poison(self, first: int, count: int) -> None:
@@ -257,7 +259,10 @@ class Pending:
 
 
 class FakePuts:
-    """Puts that are gathered: what is put is what is in the memory when they are sent, unless it was detached before."""
+    """Puts that are gathered: what is put is what is in the memory when they are sent, unless it was detached before.
+
+    What is added must be protected: the real one compresses it there and then, several pages in one go.
+    """
 
     def __init__(self, remote: "FakeRemote", target: int) -> None:
         self._remote = remote
@@ -270,6 +275,9 @@ class FakePuts:
     def add(self, page: int, plain: memoryview) -> None:
         assert self.has_room(len(plain) // PAGE)
         assert page // 512 == (page + len(plain) // PAGE - 1) // 512
+        kernel = self._remote.kernel
+        units = range(page // kernel.unit_pages, (page + len(plain) // PAGE - 1) // kernel.unit_pages + 1)
+        assert all(kernel.protected[unit] for unit in units), "the program may write to what is being compressed"
         self._runs.append((page, plain))
 
     def detach(self) -> None:

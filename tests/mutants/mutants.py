@@ -42,6 +42,7 @@ _CORE = "client/tmem/client/_core"
 _WIRE = "proto/tmem/wire"
 _PAGER = "client/tmem/agents/pager"
 _SWAP = "client/tmem/agents/swap"
+_PAGER_CORE = "tests/unit/agents/pager/test_core.py"
 _PAGER_SIMULATION = "tests/unit/agents/pager/test_simulation.py::test_the_program_reads_what_it_wrote"
 _SESSION = "tests/unit/client/_core/test_session.py"
 
@@ -237,6 +238,13 @@ MUTANTS = (
         f"{_CORE}/operations.py",
         "if reason or (condition is not None and not result.found and not self.replayed):",
         "if reason:",
+        (_SESSION,),
+    ),
+    Mutant(
+        "an acknowledgement that finds another page makes one certain whose put nobody heard of",
+        f"{_CORE}/presence.py",
+        "block.uncertain &= ~mask_of(extent) | doubted",
+        "block.uncertain &= ~mask_of(extent)",
         (_SESSION,),
     ),
     Mutant(
@@ -495,6 +503,34 @@ MUTANTS = (
         "while stop < end and states[stop] == State.EVICTING and sequences[stop] == eviction.sequence:",
         "while stop < end and states[stop] == State.EVICTING:",
         ("tests/unit/agents/pager/test_cancelled_evictions.py",),
+    ),
+    Mutant(
+        "a page that was touched on its way out is compressed all the same",
+        f"{_PAGER}/evictions.py",
+        "for first, count in still:",
+        "for first, count in [(eviction.first, eviction.count)]:",
+        ("tests/unit/agents/pager/test_cancelled_evictions.py",),
+    ),
+    Mutant(
+        "zeros ahead of a stream leave the old bytes of what is being given up",
+        f"{_PAGER}/core.py",
+        "        self._memory.punch(first, count)\n        step = (",
+        "        step = (",
+        (_PAGER_CORE,),
+    ),
+    Mutant(
+        "a page that was refused and comes home unseen stays poisoned",
+        f"{_PAGER}/fetches.py",
+        "self.lift(first, count)  # what is not to be seen yet too",
+        "self.lifted(first, count)  # what is not to be seen yet too",
+        (_PAGER_CORE,),
+    ),
+    Mutant(
+        "what was lost and is given up stays poisoned",
+        f"{_PAGER}/core.py",
+        "if state == State.LOST:\n                    flags[unit] |= Flag.POISONED",
+        "if state == State.LOST:\n                    flags[unit] |= 0",
+        (_PAGER_CORE,),
     ),
     Mutant(
         "a page whose put was refused is punched",

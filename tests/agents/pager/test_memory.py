@@ -118,9 +118,11 @@ def test_a_unit_goes_round(machine: Machine) -> None:
     assert machine.program[2 * unit - 1] == 3
     memory.poison(2, 1)
     assert machine.look(2) is None
+    memory.zero(2, 1)  # lifts it
+    assert machine.look(2) == 0
     memory.zero(3, 1)
     memory.punch(3, 1)
-    assert list(memory.missing(0, 4)) == [0, 2, 3]
+    assert list(memory.missing(0, 4)) == [0, 3]
 
 
 @every_kind

@@ -38,8 +38,9 @@ from .takeover import take_over
 __all__ = ["Pager"]
 
 _INFINITE = float("inf")
-_POISONABLE = frozenset((State.LOST, State.NEVER))
+_REFUSABLE = frozenset((State.NEVER, State.REMOTE, State.RESTORING))
 _WP, _MINOR = int(Fault.WP), int(Fault.MINOR)
+_LIFT = 1 << 16  # in the place of Fault bits: nobody has touched it, its poison is to be lifted
 _HEAL_SECONDS = 0.5
 _LOOK_AGAIN_SECONDS = 0.1  # while somebody waits for room: a target falls silent without telling
 
@@ -75,7 +76,9 @@ class Pager:
         )
         self._recorder = Recorder(self.ledger)
         self._homecoming = Homecoming(settings.inertia, max(4 * run, 1), now)
-        self._waiting: deque[tuple[int, int]] = deque()  # touches that wait for room
+        self._waiting: deque[tuple[int, int]] = (
+            deque()
+        )  # touches that wait for room, and poison that waits to be lifted
         self._retold: deque[tuple[int, int]] = deque()  # touches that came while the program was changing its memory
         self._heal_at = now
         self._machine_spare = settings.units
@@ -163,22 +166,31 @@ class Pager:
                 self._memory.punch(unit, 1)
                 self._memory.poison(unit, 1)
         except AgainError:
-            self._retold.append((unit, flags))
+            self._retold.append((unit, flags | _MINOR))  # by then something may lie there
 
     def _show(self, unit: int, flags: int) -> None:
         """The program sees a unit that is here, and may write to it."""
         if flags & _WP:
             self._memory.unprotect(unit, 1)
-        elif self._memory.resume(unit, 1):
-            # The program has removed it, and touched it again, before the message about that was read. Or it can't have been so.
-            self._gone(unit)
-            if self.table.states[unit] == State.NEVER:
-                self._first_touch(unit, 0)
+        elif self._memory.resume(unit, 1) and not self._fill(unit):
             return
         if self._clock.used(unit):
             self.figures.sampled += 1
         self.table.flags[unit] |= Flag.USED
         self._ahead.touched(unit)
+
+    def _fill(self, unit: int) -> bool:
+        """Not all of a unit that is touched is there, and the table says it is; whether it is now."""
+        # The program has removed it, or a part, and touched it again before the message about that was read; or it was to be zeros
+        # and the program stood in the way. Or it can't have been so.
+        if self.table.flags[unit] & Flag.ZEROS:
+            with suppress(NoRoomError):
+                self._memory.zero(unit, 1)  # what is there stays as it is
+                return True
+        self._gone(unit)
+        if self.table.states[unit] == State.NEVER:
+            self._first_touch(unit, 0)
+        return False
 
     def _first_touch(self, unit: int, flags: int) -> None:
         if not self._has_room(1):
@@ -207,6 +219,9 @@ class Pager:
         except AgainError:
             # Part of it may be mapped, and written to: it is here. What is not is zeros, when it is touched again.
             ledger.again.append(("wake", first, count))
+            self._fetches.lift(first, count)
+        else:
+            self._fetches.lifted(first, count)
         ledger.take(count)
         ledger.top = max(ledger.top, first + count)
         ledger.figures.zeroed += count
@@ -214,7 +229,9 @@ class Pager:
         self._clock.came(first, count)
 
     def _zero_ahead(self, first: int, count: int) -> None:
-        # A unit that the program gave up and has not removed yet is not mapped by this: it will be zeros once it is removed.
+        # The program may have given some of it up and not removed it yet: its old bytes are still in the file, and if they went away
+        # before it comes to that they would be what it reads afterwards.
+        self._memory.punch(first, count)
         step = (
             count if self.ledger.unit_pages == 1 else 1
         )  # huge ones one by one: there may be memory for the first only
@@ -232,7 +249,7 @@ class Pager:
         self._ahead.missed(unit, first_touch=False)
 
     def _wait(self, unit: int, flags: int) -> None:
-        self._waiting.append((unit, flags))
+        self._waiting.append((unit, flags | _MINOR))  # by then something may lie there, which the program has given up
         self.figures.deferred += 1
 
     def _has_room(self, count: int) -> bool:
@@ -266,15 +283,19 @@ class Pager:
                 if state == State.EVICTING:
                     self._evictions.cancel(unit)
                 target = table.targets[unit]
+                if state == State.LOST:
+                    flags[unit] |= Flag.POISONED
                 states[unit] = State.NEVER
-                flags[unit] = 0
+                flags[unit] &= Flag.POISONED
+                if flags[unit]:  # the program's removal leaves the poison where it is
+                    self._fetches.poisoned.add(unit)
+                    self._fetches.lift(unit, 1)
                 if state == State.REMOTE:
                     ledger.remote -= 1
-                    self._fetches.poisoned.discard(unit)
-                    self._fetches.awaited.pop(unit, None)
                     self._owed.add(target, unit, 1, self._now)
                 elif state != State.LOST:
                     ledger.resident -= 1
+        self._fetches.forget(first, count)
         # Last: an agent killed before this notes all of them once more, which changes nothing.
         table.freed[first : first + count] = bytes(count)
 
@@ -294,6 +315,7 @@ class Pager:
         elif state == State.REMOTE:
             self._give_up(unit, 1)
             self.table.states[unit] = State.LOST
+            self._fetches.lifted(unit, 1)  # it never will be
             self.figures.lost += 1
             self.ledger.poison(unit, 1)
         self._memory.wake(unit, 1)
@@ -375,8 +397,12 @@ class Pager:
                 state = states[unit]
                 if method == "resume" and state == State.RESIDENT:
                     self.ledger.resume(unit, 1)
-                elif method == "poison" and (state in _POISONABLE or unit in self._fetches.poisoned):
+                elif method == "poison" and (
+                    state == State.LOST or (state in _REFUSABLE and unit in self._fetches.poisoned)
+                ):
                     self.ledger.poison(unit, 1)
+                elif method == "lift":
+                    self._lift(unit)
                 elif method == "wake":
                     self._memory.wake(unit, 1)
         retold, self._retold = self._retold, deque()
@@ -393,7 +419,11 @@ class Pager:
         waiting = self._waiting
         while waiting and self._has_room(1):
             before = len(waiting)
-            self._touched(*waiting.popleft())
+            unit, flags = waiting.popleft()
+            if flags == _LIFT:
+                self._lift(unit)
+            else:
+                self._touched(unit, flags)
             if len(waiting) >= before:  # no memory after all, whatever the limit says
                 return
 
@@ -481,8 +511,11 @@ class Pager:
         """Brings units home for which there is room, a few at a time; first those that the program was refused."""
         if self._fetches.poisoned and self._now >= self._heal_at:
             self._heal_at = self._now + _HEAL_SECONDS
-            for unit in [unit for unit in self._fetches.poisoned if self._may_heal(unit)]:
-                self._fetches.begin(unit, 1)
+            for unit in list(self._fetches.poisoned):
+                if self._may_heal(unit):
+                    self._fetches.begin(unit, 1)
+                else:
+                    self._lift(unit)
         if self._waiting or self._ahead.busy:
             return
         due = self._homecoming.due(self.ledger.remote, self._spare(), self._now)
@@ -497,6 +530,37 @@ class Pager:
             self.figures.returned += fetched
             due -= fetched
             at += fetched
+
+    def _lift(self, unit: int) -> None:
+        """Takes the poison off a unit that is at home, or is zeros; as long as that can't be done it stays poisoned."""
+        if unit not in self._fetches.poisoned:
+            return
+        state = self.table.states[unit]
+        try:
+            if state == State.RESIDENT:
+                if not self._memory.resume(unit, 1):
+                    self._fetches.lifted(unit, 1)
+                elif self.table.flags[unit] & Flag.ZEROS:
+                    self._memory.zero(unit, 1)  # what is there stays as it is
+                    self._fetches.lifted(unit, 1)
+                else:
+                    self._gone(unit)
+                    self._fetches.lifted(unit, 1)  # it never will be
+            elif state == State.NEVER and not self._has_room(1):
+                self._lift_with_room(unit)
+            elif state == State.NEVER:
+                # Only a page lifts it: a unit that nobody has touched takes memory, and goes as others go.
+                self._memory.punch(unit, 1)
+                self._zero(unit, 1)
+        except NoRoomError:
+            self._lift_with_room(unit)
+        except AgainError:
+            self._fetches.lift(unit, 1)
+
+    def _lift_with_room(self, unit: int) -> None:
+        """Asks for room as a touch would, but never keeps more than one place in the line."""
+        if not self._waiting:
+            self._waiting.append((unit, _LIFT))
 
     def _may_heal(self, unit: int) -> bool:
         return (

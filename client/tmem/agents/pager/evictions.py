@@ -124,30 +124,42 @@ class Evictions:
         return True
 
     def compress(self) -> None:
-        """Compresses the next 64 KiB of what was chosen; sends what was gathered once that is enough."""
+        """Compresses the next 64 KiB of what was chosen; sends what was gathered once that is enough.
+
+        Units that were touched meanwhile are left out: the program may be writing to them at this very moment, and a codec whose
+        input changes under it makes wrong bytes of the pages beside them too.
+        """
         eviction = self._chosen[0]
-        if not any(self._still(eviction)):
+        still = list(self._still(eviction))
+        if not still:
             self._chosen.popleft()  # all of it was touched
             if eviction.parts:
                 self._forget(eviction)
             return
-        ledger = self._ledger
+        unit_pages = self._ledger.unit_pages
         page = eviction.next_page
         end = min(page - page % MAX_CHUNK_PAGES + MAX_CHUNK_PAGES, eviction.end_page)
+        for first, count in still:
+            begin, stop = max(first * unit_pages, page), min((first + count) * unit_pages, end)
+            if begin < stop:
+                self._add(eviction, begin, stop - begin)
+        eviction.next_page = end
+        if end == eviction.end_page:
+            self._chosen.popleft()
+            if self._gathered_pages >= _GATHER_PAGES:
+                self.send()
+
+    def _add(self, eviction: _Eviction, page: int, count: int) -> None:
+        ledger = self._ledger
         gathering = self._gathering
         if gathering is None or (not eviction.parts and not self._fits(eviction)):
             self.send()
             gathering = self._gathering = ledger.remote_port.gather(eviction.target)
         if not eviction.parts:
             self._gathered.append(eviction)
-        gathering.add(page, ledger.memory.view(page, end - page))
+        gathering.add(page, ledger.memory.view(page, count))
         eviction.parts += 1
-        eviction.next_page = end
-        self._gathered_pages += end - page
-        if end == eviction.end_page:
-            self._chosen.popleft()
-            if self._gathered_pages >= _GATHER_PAGES:
-                self.send()
+        self._gathered_pages += count
 
     def _fits(self, eviction: _Eviction) -> bool:
         assert self._gathering is not None

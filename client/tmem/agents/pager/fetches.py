@@ -3,7 +3,8 @@
 Owns: fetches, from the decision to the page that the program sees, and the deadline of everybody who waits. A run of units is
 marked RESTORING, the bytes are read into the file in place and verified, the units are marked RESIDENT, mapped, and last
 their remote copies are flushed. A unit that is LOST or CORRUPT is punched and poisoned: SIGBUS, never invented bytes. One
-that does not come in time is poisoned too, but stays REMOTE, and the poison is lifted once it can be had.
+that does not come in time is poisoned too, but stays REMOTE, and the poison is lifted once it can be had, or the program gives
+it up: nothing that the program does itself lifts it.
 
 While a unit is RESTORING nothing else may happen to it: its bytes may arrive at any moment. What the program does to it
 meanwhile is noted, and done when the answer is there.
@@ -12,7 +13,7 @@ Units: units and pages, see `ports`; seconds.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from tmem.wire.limits import BLOCK_PAGES
 
@@ -26,6 +27,14 @@ __all__ = ["Fetches"]
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.05
+_REFUSED = frozenset((State.NEVER, State.REMOTE))
+
+
+def _within(units: Collection[int], first: int, count: int) -> list[int]:
+    """Those of a run that are in a collection; either may be long."""
+    if count < len(units):
+        return [unit for unit in range(first, first + count) if unit in units]
+    return [unit for unit in units if first <= unit < first + count]
 
 
 class Fetches:
@@ -39,7 +48,8 @@ class Fetches:
     Attributes:
         awaited: units that a thread of the program waits for, each with its deadline.
         in_flight: units that are RESTORING.
-        poisoned: REMOTE units that the program was refused.
+        poisoned: units that are not LOST, and poisoned all the same: REMOTE ones that the program was refused, and NEVER or RESIDENT
+            ones from which it was not lifted yet.
         served: when those were touched that have come home since somebody emptied this.
     """
 
@@ -177,18 +187,26 @@ class Fetches:
                 self.awaited[unit] - deadline for unit in range(first, first + count) if unit in self.awaited
             ]
         self.forget(first, count)
+        self.lift(first, count)  # what is not to be seen yet too: no touch of it is ever told
         self._owed.add(target, first, count, self._now)
 
     def forget(self, first: int, count: int) -> None:
-        """Nobody waits for these any more, and none is poisoned."""
+        """Nobody waits for these any more."""
         if self.awaited:
-            for unit in range(first, first + count):
-                self.awaited.pop(unit, None)
+            for unit in _within(self.awaited, first, count):
+                del self.awaited[unit]
+
+    def lift(self, first: int, count: int) -> None:
+        """Those of these that are poisoned are not to be any more, as soon as that can be done."""
         if self.poisoned:
-            for unit in range(first, first + count):
-                if unit in self.poisoned:
-                    self.poisoned.discard(unit)
-                    self._ledger.table.clear_flags(unit, 1, Flag.POISONED)
+            self._ledger.again.append(("lift", first, count))
+
+    def lifted(self, first: int, count: int) -> None:
+        """None of these is poisoned any more, or all are lost."""
+        if self.poisoned:
+            for unit in _within(self.poisoned, first, count):
+                self.poisoned.discard(unit)
+                self._ledger.table.clear_flags(unit, 1, Flag.POISONED)
 
     def _drop(self, first: int, count: int) -> None:
         """The program gave them up while they were on their way: what has arrived is punched, and never seen."""
@@ -199,11 +217,14 @@ class Fetches:
         for unit in range(first, first + count):
             part = table.flags[unit] & Flag.PART
             table.states[unit] = State.LOST if part else State.NEVER
-            table.flags[unit] = 0
+            table.flags[unit] &= Flag.POISONED
+            if part:
+                self.lifted(unit, 1)  # it never will be
             ledger.figures.lost += bool(part)
         ledger.resident -= count
         ledger.remote -= count
         self.forget(first, count)
+        self.lift(first, count)
         self._owed.add(target, first, count, self._now)
         ledger.memory.wake(first, count)  # who waits touches it again, and gets zeros, or SIGBUS
 
@@ -229,7 +250,7 @@ class Fetches:
         ledger.figures.poisoned += 1
         if unit not in self.poisoned:
             log.error("unit %d did not come within %g s: SIGBUS", unit, ledger.settings.deadline)
-        if ledger.table.states[unit] == State.REMOTE:
+        if ledger.table.states[unit] in _REFUSED:
             self.poisoned.add(unit)
             ledger.table.set_flags(unit, 1, Flag.POISONED)
         ledger.poison(unit, 1)
@@ -242,6 +263,7 @@ class Fetches:
         ledger.remote -= count
         ledger.figures.lost += count
         self.forget(first, count)
+        self.lifted(first, count)  # they never will be
         log.error("units %d..%d are %s: SIGBUS", first, first + count - 1, fate.name.lower())
         ledger.memory.punch(first, count)
         ledger.poison(first, count)

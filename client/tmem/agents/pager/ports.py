@@ -96,7 +96,7 @@ class Memory(Protocol):
         ...
 
     def zero(self, first: int, count: int) -> None:
-        """Gives the program zeros where nothing is, and wakes who waits.
+        """Gives the program zeros where nothing is, and wakes who waits; also lifts poison, which a removal by the program does not.
 
         Raises:
             NoRoomError: as `reserve`.

@@ -60,7 +60,9 @@ class Flag:
     ZEROS: Final = 8  # if it is not there it is zeros, rightly
     DROP: Final = 16  # given up by the program while it was being restored
     PART: Final = 64  # with DROP: only a part of it was given up, so the rest is lost
-    POISONED: Final = 32  # the program got SIGBUS because the target did not answer
+    POISONED: Final = (
+        32  # touching it is SIGBUS though it is not LOST: no target answered in time, or it was given up since
+    )
 
 
 def _aligned(size: int) -> int:

@@ -8,6 +8,7 @@ order in which the states were written; this is the other half of it. Everything
     EVICTING     the bytes are here; whether they are at the target too nobody knows: RESIDENT, and let go of
     REMOTE       the agent may have died before it punched: punched
     LOST         likewise, and poisoned
+    POISONED     the poison is lifted from what is no longer REMOTE
     copies       what a target may hold of a unit that is not REMOTE there: its flush is owed
     waiters      are woken, all of them: they touch again, and are told again
 
@@ -52,13 +53,15 @@ def take_over(ledger: Ledger, fetches: Fetches, owed: Owed, give_up: Callable[[i
     for first, count in list(table.runs(State.REMOTE, end=top)):
         memory.punch(first, count)
     for first, count in list(table.runs(State.LOST, end=top)):
+        table.clear_flags(first, count, Flag.POISONED)
         memory.punch(first, count)
         ledger.poison(first, count)
     ledger.count_again()
-    poisoned = table.flags[:top].translate(_POISONED)
+    poisoned = table.flags[: table.units].translate(_POISONED)  # of units that were given up too, wherever they lie
     unit = poisoned.find(1)
     while unit >= 0:
         fetches.poisoned.add(unit)
+        fetches.lift(unit, 1)
         unit = poisoned.find(1, unit + 1)
     _owe_copies(ledger, owed, now)
     memory.wake(0, table.units)
@@ -75,7 +78,7 @@ def _note_freed(ledger: Ledger, give_up: Callable[[int, int], None]) -> None:
         for unit in range(first, stop):
             if states[unit] in {State.EVICTING, State.RESTORING}:  # nothing is on its way any more
                 states[unit] = State.NEVER
-                flags[unit] = 0
+                flags[unit] &= Flag.POISONED
         ledger.memory.punch(first, stop - first)
         give_up(first, stop - first)
         first = freed.find(b"\1", stop, units)
@@ -87,7 +90,7 @@ def _undo_restoring(ledger: Ledger, first: int, count: int) -> None:
     for unit in range(first, first + count):
         if flags[unit] & Flag.DROP:
             states[unit] = State.LOST if flags[unit] & Flag.PART else State.NEVER
-            flags[unit] = 0
+            flags[unit] &= Flag.POISONED
         else:
             states[unit] = State.REMOTE
 

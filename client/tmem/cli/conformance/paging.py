@@ -124,6 +124,7 @@ class Program:
             if not self._there[unit]:
                 self._take_room(unit)
                 self._mapped[unit], self._protected[unit] = True, False
+                self.poisoned[unit] = False
 
     def poison(self, first: int, count: int) -> None:
         """Touching the units is an error from now on."""

@@ -152,6 +152,7 @@ class PutOperation(Operation):
         self.pool: PoolCore
         self._extents: list[Extent] = []
         self._results: list[PutResult] = []
+        self._doubted: list[int] = []  # of each extent, what was uncertain before
         self._chunks = EncodedChunks()
         self._crcs: list[int] = []
         self._reasons: list[int] | None = None
@@ -189,9 +190,9 @@ class PutOperation(Operation):
         return tuple(Footprint(extent.object, extent.block, mask_of(extent)) for extent in self._extents)
 
     def begin(self) -> None:
-        if self.pool.presence is not None:
-            for extent in self._extents:
-                self.pool.presence.begin(extent)
+        presence = self.pool.presence
+        if presence is not None:
+            self._doubted = [presence.begin(extent) for extent in self._extents]
 
     def build(self) -> None:
         self.message = encode_put(self.header(), self._extents, self._chunks)
@@ -216,11 +217,11 @@ class PutOperation(Operation):
         if presence is None or self._reasons is None:
             return
         at = 0
-        for extent, reason in zip(self._extents, self._reasons, strict=True):
+        for extent, reason, doubted in zip(self._extents, self._reasons, self._doubted, strict=True):
             if not reason:
                 presence.stored(extent, self._crcs[at : at + extent.pages])
             elif _old_page(reason) == OldPage.KEPT:
-                presence.unchanged(extent)
+                presence.unchanged(extent, doubted)
             else:
                 presence.absent(extent)
             at += extent.pages
@@ -259,6 +260,7 @@ class FlushOperation(Operation):
         self.extents: list[Extent] = []
         self._conditions: list[Version | None] = []
         self._results: list[FlushResult] = []
+        self._doubted: list[int] = []  # of each extent, what was uncertain before
         self._reasons: list[int] | None = None
 
     @property
@@ -286,9 +288,9 @@ class FlushOperation(Operation):
         return tuple(Footprint(extent.object, extent.block, mask_of(extent)) for extent in self.extents)
 
     def begin(self) -> None:
-        if self.pool.presence is not None:
-            for extent in self.extents:
-                self.pool.presence.begin(extent)
+        presence = self.pool.presence
+        if presence is not None:
+            self._doubted = [presence.begin(extent) for extent in self.extents]
 
     def build(self) -> None:
         conditions = self._conditions if any(self._conditions) else None
@@ -306,12 +308,13 @@ class FlushOperation(Operation):
         presence = self.pool.presence
         if presence is None or self._reasons is None:
             return
-        for extent, reason, condition, result in zip(
-            self.extents, self._reasons, self._conditions, self._results, strict=True
+        for extent, reason, condition, result, doubted in zip(
+            self.extents, self._reasons, self._conditions, self._results, self._doubted, strict=True
         ):
             if reason or (condition is not None and not result.found and not self.replayed):
-                # A condition that was not met: what was known before holds, such as a put that came between a take and this.
-                presence.unchanged(extent)
+                # A condition that was not met: what was known before holds, such as a put that came between a take and this. One
+                # that nobody heard of again stays uncertain: it may be why the condition was not met.
+                presence.unchanged(extent, doubted)
             elif condition is None or result.found == extent.pages:
                 presence.absent(extent)
             # else some of the pages went and nobody says which, or an answer that was lost said so: they stay uncertain, and the
@@ -330,7 +333,7 @@ class FlushObjectOperation(Operation):
             pool.presence.check(Extent(obj, 0, 1))
         self._object = obj
         self._result = FlushResult(f"object {obj}")
-        self._blocks: list[Extent] = []
+        self._blocks: list[tuple[Extent, int]] = []  # with what was uncertain before
         self._reason: int | None = None
 
     @property
@@ -349,8 +352,7 @@ class FlushObjectOperation(Operation):
             return
         for number, _ in presence.blocks_of(self._object):
             extent = Extent(self._object, number * BLOCK_PAGES, BLOCK_PAGES)
-            presence.begin(extent)
-            self._blocks.append(extent)
+            self._blocks.append((extent, presence.begin(extent)))
 
     def build(self) -> None:
         self.message = encode_flush_object(self.header(), [self._object])
@@ -365,9 +367,9 @@ class FlushObjectOperation(Operation):
         presence = self.pool.presence
         if presence is None or self._reason is None:
             return
-        for extent in self._blocks:
+        for extent, doubted in self._blocks:
             if self._reason:
-                presence.unchanged(extent)
+                presence.unchanged(extent, doubted)
             else:
                 presence.absent(extent)
 

@@ -7,7 +7,8 @@ States of a page
     absent      never stored, or removed: a get is a miss without a call
     stored      STORED was answered; its CRC is known unless it comes from a listing without CRCs
     uncertain   a write of it is unanswered, or was given up: gets ask the server and believe what they get
-A write in flight lays `uncertain` over the state before; a refusal that changed nothing uncovers it again.
+A write in flight lays `uncertain` over the state before; a refusal that changed nothing uncovers it again, but for pages that an
+earlier write has left uncertain: what became of that one it does not tell.
 
 Memory: 4 B a page for CRCs and 3 bits for states, per block that was ever touched.
 """
@@ -88,8 +89,8 @@ class Presence(Protocol):
         """Whether this client removed a page (counted in its block), so that its absence is no loss."""
         ...
 
-    def begin(self, extent: Extent) -> None:
-        """A write of these pages is on its way."""
+    def begin(self, extent: Extent) -> int:
+        """A write of these pages is on its way; answers, as bits of their block, which of them were uncertain already."""
         ...
 
     def stored(self, extent: Extent, crcs: Sequence[int]) -> None:
@@ -100,8 +101,13 @@ class Presence(Protocol):
         """They are gone, by a flush or by a refusal."""
         ...
 
-    def unchanged(self, extent: Extent) -> None:
-        """The write changed nothing: what was known before holds again."""
+    def unchanged(self, extent: Extent, doubted: int = 0) -> None:
+        """The write changed nothing: what was known before holds again.
+
+        Args:
+            extent: the write's.
+            doubted: what `begin` has answered: pages that stay uncertain.
+        """
         ...
 
     def missing(self, extent: Extent, page: int) -> None:
@@ -215,9 +221,13 @@ class PresenceMap:
 
     # ---- Writes ----
 
-    def begin(self, extent: Extent) -> None:
-        """A write of these pages is on its way."""
-        self._touch(extent).uncertain |= mask_of(extent)
+    def begin(self, extent: Extent) -> int:
+        """A write of these pages is on its way; answers, as bits of their block, which of them were uncertain already."""
+        block = self._touch(extent)
+        mask = mask_of(extent)
+        doubted = block.uncertain & mask
+        block.uncertain |= mask
+        return doubted
 
     def stored(self, extent: Extent, crcs: Sequence[int]) -> None:
         """They were STORED; `crcs` is one CRC32C for each, as an array of unsigned ints."""
@@ -242,12 +252,12 @@ class PresenceMap:
         if self.absent_is_lost:
             self._removed[key] = self._removed.get(key, 0) | mask
 
-    def unchanged(self, extent: Extent) -> None:
-        """The write changed nothing: what was known before holds again."""
+    def unchanged(self, extent: Extent, doubted: int = 0) -> None:
+        """The write changed nothing: what was known before holds again, but for what was in doubt."""
         key = (extent.object, extent.block)
         block = self._blocks.get(key)
         if block is not None:
-            block.uncertain &= ~mask_of(extent)
+            block.uncertain &= ~mask_of(extent) | doubted
             if not block.stored and not block.uncertain:
                 del self._blocks[key]
 

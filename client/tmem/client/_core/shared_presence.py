@@ -223,9 +223,12 @@ class SharedPresence:
 
     # ---- Writes ----
 
-    def begin(self, extent: Extent) -> None:
-        """A write of these pages is on its way."""
-        self._uncertain.set(extent.block, mask_of(extent))
+    def begin(self, extent: Extent) -> int:
+        """A write of these pages is on its way; answers, as bits of their block, which of them were uncertain already."""
+        number, mask = extent.block, mask_of(extent)
+        uncertain = self._uncertain.get(number)
+        self._uncertain.put(number, uncertain | mask)
+        return uncertain & mask
 
     def stored(self, extent: Extent, crcs: Sequence[int]) -> None:
         """They were STORED; `crcs` is one CRC32C for each."""
@@ -248,9 +251,9 @@ class SharedPresence:
         self._stored.clear(number, mask)
         self._uncertain.clear(number, mask)
 
-    def unchanged(self, extent: Extent) -> None:
-        """The write changed nothing: what was known before holds again."""
-        self._uncertain.clear(extent.block, mask_of(extent))
+    def unchanged(self, extent: Extent, doubted: int = 0) -> None:
+        """The write changed nothing: what was known before holds again, but for what was in doubt."""
+        self._uncertain.clear(extent.block, mask_of(extent) & ~doubted)
 
     def missing(self, extent: Extent, page: int) -> None:
         """An ephemeral page (counted in its block) is no longer on the server."""

@@ -42,6 +42,7 @@ class UnaryPut:
         codec.encode(plain, extent.first, 1, self._chunks)
         self._sequence = 0
         self._floor = 0
+        self._doubted = 0  # what was uncertain before
         self._answered = False
         self.result = PutResult(extent)
 
@@ -54,7 +55,7 @@ class UnaryPut:
         self._sequence = writer.begin(footprints)
         self._floor = writer.floor
         if self._pool.presence is not None:
-            self._pool.presence.begin(self._extent)
+            self._doubted = self._pool.presence.begin(self._extent)
         return True
 
     def request(self) -> bytes:
@@ -95,7 +96,7 @@ class UnaryPut:
         if reason is None:
             pool.presence.stored(self._extent, self._chunks.crcs)
         elif reason in TABLE and TABLE[Reason(reason)].old_page == OldPage.KEPT:
-            pool.presence.unchanged(self._extent)
+            pool.presence.unchanged(self._extent, self._doubted)
         else:
             pool.presence.absent(self._extent)
 

@@ -1,4 +1,4 @@
-"""An eviction that a touch has cancelled, and one that was begun anew since: the answer to the first says nothing of the second."""
+"""Evictions that touches have cancelled: what was touched is not compressed, and an answer says nothing of the eviction after."""
 
 import itertools
 import time
@@ -9,6 +9,7 @@ from tests.pagers import PAGE, FakeKernel, FakeRemote, Killer, MortalTable, Pend
 from tmem.agents.pager.core import Pager
 from tmem.agents.pager.ports import Put
 from tmem.agents.pager.settings import Settings, Target
+from tmem.agents.pager.table import State
 
 UNITS, LIMIT = 400, 64
 
@@ -44,6 +45,10 @@ class Region:
             assert time.monotonic() < deadline, f"unit {unit} is waited for in vain"
             self.turn()
             meanwhile()
+
+    def answer_all(self) -> None:
+        for each in self.remote.choices():
+            self.remote.answer(each)
 
     def puts_of(self, unit: int) -> list[Pending]:
         return [
@@ -89,3 +94,32 @@ def test_the_answer_to_a_cancelled_eviction_does_not_end_the_next_one_of_the_sam
     page = region.access(unit, write=False, meanwhile=answer_others)
 
     assert bytes(page) == b"\xaa" * PAGE
+
+
+def test_a_page_that_was_touched_on_its_way_out_is_not_compressed_with_those_beside_it() -> None:
+    """The program writes to it at that very moment: a codec that reads changing bytes makes wrong ones of its neighbours."""
+    region = Region()
+    for unit in range(LIMIT // 2):
+        region.access(unit, write=True)[:] = bytes([unit % 256]) * PAGE
+    states = region.pager.table.states
+    region.pager.resize(LIMIT // 4, region.now)
+    while State.EVICTING not in states[:LIMIT]:
+        region.pager.step(region.now)
+    first = states.find(bytes([State.EVICTING]))
+    run = range(first, region.pager.table.end_of_run(first, LIMIT, State.EVICTING))
+    assert len(run) > 4
+    assert not region.remote.pending
+    hot = run[2]
+    region.access(hot, write=True)[:] = b"\xaa" * PAGE
+
+    while not region.remote.pending:
+        region.turn()
+
+    others = [unit for unit in run if unit != hot]
+    assert [len(region.puts_of(unit)) for unit in others] == [1] * len(others)
+    assert not region.puts_of(hot)
+    region.answer_all()
+    assert [states[unit] for unit in others] == [State.REMOTE] * len(others)
+    for unit in others:
+        assert bytes(region.access(unit, write=False, meanwhile=region.answer_all)) == bytes([unit]) * PAGE
+    assert bytes(region.access(hot, write=False, meanwhile=region.answer_all)) == b"\xaa" * PAGE

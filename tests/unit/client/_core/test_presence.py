@@ -1,4 +1,10 @@
-from tmem.client._core.presence import PresenceMap, mask_of
+from array import array
+from collections.abc import Callable
+
+import pytest
+
+from tmem.client import SharedPresence
+from tmem.client._core.presence import Presence, PresenceMap, mask_of
 from tmem.wire.handles import Extent
 
 E = Extent(7, 512, 4)
@@ -44,6 +50,25 @@ def test_a_refusal_that_changed_nothing_uncovers_what_was_known() -> None:
     presence.begin(Extent(9, 0, 1))
     presence.unchanged(Extent(9, 0, 1))
     assert presence.block(Extent(9, 0, 1)) is None
+
+
+@pytest.mark.parametrize("make", [PresenceMap, lambda: SharedPresence(bytearray(SharedPresence.size(1024)), 1024, 7)])
+def test_a_write_that_changed_nothing_leaves_in_doubt_what_an_earlier_one_did(make: Callable[[], Presence]) -> None:
+    presence = make()
+    presence.stored(E, array("I", [1, 2, 3, 4]))
+    second = Extent(7, E.index + 1, 1)
+    assert presence.begin(second) == 0  # nobody hears of it again
+    doubted = presence.begin(E)
+    presence.unchanged(E, doubted)
+    block = presence.block(E)
+    assert block is not None
+    assert (block.stored >> E.first & 15, block.uncertain >> E.first & 15) == (0b1111, 0b0010)
+
+    presence.begin(second)
+    presence.stored(second, array("I", [5]))  # whoever stores it knows it again
+    block = presence.block(E)
+    assert block is not None
+    assert block.uncertain == 0
 
 
 def test_what_is_removed_is_absent_and_its_block_forgotten_with_its_last_page() -> None:

@@ -329,6 +329,28 @@ class TestGivingUp:
         assert reading.operation.pages == 1  # the server was asked
         assert reading.page() == A
 
+    def test_an_ack_that_finds_another_page_does_not_make_a_put_that_was_given_up_certain(
+        self, client: PureClient
+    ) -> None:
+        """It finds another one because the put came through after all: the page is the put's, and not lost."""
+        pool = client.create_pool("a")
+        stored(client, pool, 7, 0, A)
+        reading = read(client, pool, 7, 0)
+        operation = client.put(pool, 7, 0, B)
+        assert operation is not None
+        client.core.give_up(operation)
+        client.heartbeat()
+        client.settle()
+
+        acknowledged = client.ack(pool, reading.result)
+        client.settle()
+
+        assert acknowledged is not None
+        assert acknowledged.results[0].found == 0
+        again = read(client, pool, 7, 0)
+        assert again.codes == [Code.HIT]
+        assert again.page() == B
+
     def test_credit_of_what_was_given_up_comes_back_with_its_answer(self, client: PureClient) -> None:
         client.create_pool("a")
         client.settle()

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tmem.client import SharedPresence
 from tmem.client._core import shared_presence
-from tmem.client._core.presence import PresenceMap
+from tmem.client._core.presence import PresenceMap, mask_of
 from tmem.wire.errors import InvalidBuffer, InvalidHandle, InvalidOption
 from tmem.wire.handles import Extent
 
@@ -253,7 +253,7 @@ class BothMaps(RuleBasedStateMachine):
 
     @rule(extent=extents)
     def begin(self, extent: Extent) -> None:
-        self.both("begin", extent)
+        assert self.shared.begin(extent) == self.plain.begin(extent)
 
     @rule(extent=extents, crc=st.integers(0, 2**32 - 600))
     def stored(self, extent: Extent, crc: int) -> None:
@@ -263,9 +263,18 @@ class BothMaps(RuleBasedStateMachine):
     def absent(self, extent: Extent) -> None:
         self.both("absent", extent)
 
+    @rule(extent=extents, doubted=st.integers(0, (1 << 512) - 1) | st.just(0))
+    def unchanged(self, extent: Extent, doubted: int) -> None:
+        for presence in (self.shared, self.plain):
+            block = presence.block(extent)
+            presence.unchanged(extent, doubted & block.uncertain & mask_of(extent) if block else 0)
+
     @rule(extent=extents)
-    def unchanged(self, extent: Extent) -> None:
-        self.both("unchanged", extent)
+    def begun_and_unchanged(self, extent: Extent) -> None:
+        before = self.shared.block(extent)
+        self.both("unchanged", extent, self.shared.begin(extent) | self.plain.begin(extent))
+        after = self.shared.block(extent)
+        assert (before.stored, before.uncertain) == (after.stored, after.uncertain)
 
     @rule(page=st.integers(0, PAGES - 1))
     def missing(self, page: int) -> None:
