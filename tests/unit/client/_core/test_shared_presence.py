@@ -323,7 +323,7 @@ class Killer:
 E = Extent(0, 508, 4)
 
 
-def story(presence: SharedPresence) -> Iterator[tuple[Callable[[], None], list[int | None]]]:
+def story(presence: SharedPresence) -> Iterator[tuple[Callable[[], object], list[int | None]]]:
     """Steps of a client's life, each with what the server holds of E's pages while the step is noted: CRCs, or nothing."""
     nothing: list[int | None] = [None] * 4
     first: list[int | None] = [11, 12, 13, 14]
