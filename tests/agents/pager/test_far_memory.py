@@ -145,6 +145,25 @@ def test_numpy_works_on_it_and_the_limit_is_kept(server: CaptiveDaemon, pages: s
     assert pools(server.target) == []
 
 
+def test_pages_beside_one_that_is_always_written_to_come_back_as_they_were(
+    server: CaptiveDaemon, build: Callable[..., Path]
+) -> None:
+    """They leave together, and are compressed together: what the program writes at that moment must not get into the others."""
+    body = """
+        library = ctypes.CDLL(sys.argv[2])
+        library.neighbours.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_double)
+        library.neighbours.restype = ctypes.c_uint64
+        from tmem.agents.pager import kernel
+        with FarMemory(8 * MIB, resident=2 * MIB, target=target, sampling=False) as far:
+            print(library.neighbours(kernel.address_of(far), len(far) // 4096, 3.0))
+            print(far.stats()["cancelled"])
+    """
+    done = run(body, server.target, str(build("neighbours", "-shared", "-fPIC")))
+    wrong, cancelled = map(int, done.stdout.split())
+    assert wrong == 0
+    assert cancelled > 10
+
+
 def test_it_is_a_buffer_like_any_other(server: CaptiveDaemon) -> None:
     run(
         """

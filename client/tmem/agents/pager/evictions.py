@@ -2,8 +2,9 @@
 
 Owns: evictions, from the decision to the punch. A run of units is marked EVICTING with a number, write-protected, and compressed, 64 KiB
 with each step, so that a fault never waits for longer than that takes. Runs for one target are gathered and go by one
-exchange. A fault on a unit cancels its eviction. Only when all of a run is STORED, and only a unit that is still EVICTING
-under the same number, is marked REMOTE and punched: until then it is where it was. What was stored in vain is flushed.
+exchange. A fault on a unit cancels its eviction, and what is compressed after that leaves it out. Only when all of a run is
+STORED, and only a unit that is still EVICTING under the same number, is marked REMOTE and punched: until then it is where it
+was. What was stored in vain is flushed.
 
 A target that refuses is passed over for the next; when none takes a run it stays, and the limit is soft.
 
