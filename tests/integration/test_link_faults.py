@@ -68,6 +68,25 @@ class TestDeadlines:
             assert len(told) == 4
             assert link.counters.reconnects == 0
 
+    def test_answers_that_come_while_it_says_goodbye_make_it_say_nothing_more(
+        self, start_daemon: Start, pool_name: Names
+    ) -> None:
+        """Late ones of writes whose end is not known ask for a heartbeat; the stream is half closed by then."""
+        daemon = start_daemon()
+        link = tmem.client.link.connect(daemon.target)
+        pool = link.create_pool(pool_name())
+        pool.put(7, 0, A)
+        told = Told()
+        daemon.signal(signal.SIGSTOP)
+        try:
+            for index in range(4):
+                pool.submit_put(7, index, B, told, timeout=0.2)
+            drive_until(link, lambda: len(told) == 4)
+        finally:
+            daemon.signal(signal.SIGCONT)
+        link.close()
+        assert link.counters.messages_received > 0
+
     def test_while_the_server_is_away_it_is_unavailable(self, start_daemon: Start, pool_name: Names) -> None:
         daemon = start_daemon()
         with tmem.client.link.connect(daemon.target, read_timeout=0.6, write_timeout=0.4) as link:

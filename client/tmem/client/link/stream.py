@@ -100,6 +100,7 @@ class Stream:
         self._counters = counters
         self._codec = Codec(counters.copies)
         self._exchange: Call | None = None
+        self._said_goodbye = False
         self._exchange_answered = False
         self._waiting = Waiting()
         self._deadlines = Deadlines()
@@ -378,6 +379,7 @@ class Stream:
         self._exchange = self.transport.begin(
             _EXCHANGE, "the stream", on_message=self._take_message, on_end=self._ended
         )
+        self._said_goodbye = False
         self.transport.send(self._exchange, self.core.opening())
         self._beat_at = now + self.core.heartbeat_interval
 
@@ -392,7 +394,9 @@ class Stream:
         self.transport.back_off(answered=self._exchange_answered)
 
     def _say(self, messages: Iterable[bytes]) -> None:
-        """Sends messages on the Exchange call; the core has none while there is none."""
+        """Sends messages on the Exchange call; the core has none while there is none. After goodbye nothing more is said on it."""
+        if self._said_goodbye:
+            return
         for message in messages:
             assert self._exchange is not None
             self.transport.send(self._exchange, message)
@@ -481,6 +485,7 @@ class Stream:
 
     def _leave_if_drained(self) -> None:
         if self.core.drained and self._exchange is not None:
+            self._said_goodbye = True
             self.transport.half_close(self._exchange)
 
     # ---- The end ----
@@ -506,6 +511,7 @@ class Stream:
         exchange = self._exchange
         if exchange is None:
             return
+        self._said_goodbye = True
         self.transport.half_close(exchange)
         deadline = time.monotonic() + _END_SECONDS
         while not exchange.ended and time.monotonic() < deadline:
