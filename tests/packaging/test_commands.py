@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.packaging.commands import commands_of
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "deploy/README.md", "proto/README.md"]
@@ -46,6 +47,6 @@ def test_a_command_mentioned_in_passing_exists_with_its_flags(span: str) -> None
         assert set(words) <= set(targets)
         return
     words = words[: words.index("--")] if "--" in words else words  # what follows is another program's
-    command = [word for word in words[:1] if re.fullmatch(r"[a-z]+", word)] if program == "tmem" else []
+    command = commands_of(words) if program == "tmem" and words[0] != "--help" else []
     known = set(re.findall(r"--?[a-z][a-z-]*", help_of(program, *command)))
     assert {word.partition("=")[0] for word in words if word.startswith("-")} <= known

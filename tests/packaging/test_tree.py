@@ -8,9 +8,9 @@ import sys
 import tomllib
 from pathlib import Path
 
-import click
 import pytest
 from tests.conftest import skip_or_fail
+from tests.packaging.commands import commands_of
 
 import tmem.client
 import tmem.client.aio
@@ -143,21 +143,6 @@ def test_documented_make_targets_exist():
     used = [line.split()[1] for line in commands() if line.startswith("make ")]
     assert used
     assert set(used) <= targets
-
-
-def commands_of(words: list[str]) -> list[str]:
-    """Of the words of a line those that name a command, and one of its own commands."""
-    from tmem.cli.main import main
-
-    found: list[str] = []
-    command: click.Command = main
-    assert words[0] in main.commands
-    for word in words:
-        if not isinstance(command, click.Group) or word not in command.commands:
-            break
-        command = command.commands[word]
-        found.append(word)
-    return found
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.split()[0] in {"tmem", "tmemd"}])

@@ -316,8 +316,9 @@ class Daemon:
         wall, busy = time.monotonic(), time.thread_time()
         kept = False  # what was freed since memory was last given back
         batches = 0
+        more = False  # to do for the store at once
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(_STEP_PAUSE_SECONDS if more else interval)
             now, used = time.monotonic(), time.thread_time()
             service.load_permille = min(1000, int(1000 * (used - busy) / max(now - wall, 1e-6)))
             wall, busy = now, used
@@ -332,12 +333,17 @@ class Daemon:
                 self._exchange.watch()
                 for pool in service.lifecycle.expire(service.clock()):
                     log.info("pool.expired", pool=pool.name, tenant=pool.owner)
-                self._cleaning = True
-                while service.lifecycle.step() or service.engine.store.step():  # noqa: ASYNC110  it works, it does not poll
+                self._cleaning = more = True
+                # Under steady overwriting there is always a next step; the others here have their turn all the same.
+                while service.lifecycle.step() or service.engine.store.step():
                     # Not 0: an answer takes several turns of the loop, and would wait for a step in each of them.
                     await asyncio.sleep(_STEP_PAUSE_SECONDS)
-                self._cleaning = False
+                    if time.monotonic() - now > interval:
+                        break
+                else:
+                    self._cleaning = more = False
             except Exception:
+                self._cleaning = more = False
                 log.exception("daemon.upkeep_failed")
 
     def _is_idle(self) -> bool:

@@ -117,7 +117,8 @@ class Journal:
             yield lambda file=file, views=views: views.append(self._view(file))  # type: ignore[misc]
             # Not closed by name: an entry of it may be part of the error that it causes.
             with memoryview(views.pop()) as data:
-                for entry in read_entries(data, str(file.path), last=file is files[-1]):
+                rebooted = not file.header.synced and not self.files.directory.of_this_boot(file)
+                for entry in read_entries(data, str(file.path), last=file is files[-1], rebooted=rebooted):
                     if isinstance(entry, Torn):
                         self._cut(file, entry)
                         break

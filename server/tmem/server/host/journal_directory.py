@@ -133,7 +133,11 @@ class JournalDirectory:
 
     def survived(self, files: Sequence[StoredFile], *, ended: bool) -> bool:
         """Whether all that was acknowledged is surely in these files: not if the machine went down with unforced writes."""
-        return ended or all(file.header.synced or file.header.boot_id == self._boot_id for file in files)
+        return ended or all(file.header.synced or self.of_this_boot(file) for file in files)
+
+    def of_this_boot(self, file: StoredFile) -> bool:
+        """Whether the machine has not gone down since a file was begun."""
+        return file.header.boot_id == self._boot_id
 
     @staticmethod
     def cut(file: StoredFile, offset: int) -> None:

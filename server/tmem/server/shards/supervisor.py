@@ -136,6 +136,8 @@ class ShardedDaemon:
             env=environment,
             start_new_session=True,  # what a terminal sends goes to the supervisor, which passes it on once
         )
+        if self._closing:  # the signal that said so went to the one before it
+            process.terminate()
         assert process.stdout is not None
         match = _READY.fullmatch(await process.stdout.readline())
         if match is None:
@@ -175,7 +177,7 @@ class ShardedDaemon:
             shard.restarts += 1
             try:
                 await self._launch(shard)
-            except ShardError as error:
+            except (ShardError, OSError) as error:  # OSError: no memory or no process to be had, just now
                 log.error("shard.not_started", shard=shard.number, error=str(error))
                 continue
             self._tell(shard)

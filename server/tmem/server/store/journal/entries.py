@@ -48,6 +48,7 @@ _CRC = Struct("<I")
 _HEAD = Struct("<IIB")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _HEAD_BYTES = _HEAD.size + _CRC.size
+_SECTOR_BYTES = 512  # the least that a disk writes
 _MAX_PAYLOAD_BYTES = 2 * MAX_MESSAGE_BYTES
 
 _SYNCED = 1
@@ -147,8 +148,16 @@ def encode_entry(kind: Kind, payload: BytesLike) -> list[BytesLike]:
     return [head + _CRC.pack(crc32c(head)), payload]
 
 
-def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[Kind, memoryview] | Torn]:
+def read_entries(
+    data: memoryview, name: str, *, last: bool, rebooted: bool = False
+) -> Iterator[tuple[Kind, memoryview] | Torn]:
     """The entries of a file, behind its header; at the end of the last file perhaps a Torn.
+
+    Args:
+        data: all of the file.
+        name: for errors.
+        last: it is the journal's last one, which alone may end anywhere.
+        rebooted: the machine went down since, and nothing was forced to the disk: the file may have grown before its bytes reached it, also within an entry.
 
     Raises:
         JournalError: what is there was never written so.
@@ -174,6 +183,9 @@ def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[K
             return
         payload = data[begin : begin + length]
         if crc != crc32c(payload):
+            if last and rebooted and _ends_in_empty_sectors(data, begin, begin + length):
+                yield Torn(at, end - at)
+                return
             raise JournalError(f"{name}: the entry at byte {at} fails its checksum")
         try:
             known = Kind(kind)
@@ -181,3 +193,10 @@ def read_entries(data: memoryview, name: str, *, last: bool) -> Iterator[tuple[K
             raise JournalError(f"{name}: the entry at byte {at} is of the unknown kind {kind}") from None
         yield known, payload
         at = begin + length
+
+
+def _ends_in_empty_sectors(data: memoryview, begin: int, end: int) -> bool:
+    """Whether from some sector within these bytes on, all of the file is zeros."""
+    first = -(-begin // _SECTOR_BYTES) * _SECTOR_BYTES
+    last = (end - 1) // _SECTOR_BYTES * _SECTOR_BYTES
+    return first <= last and not any(data[last:])

@@ -16,10 +16,10 @@ def file_of(*written: tuple[Kind, bytes]) -> bytes:
     )
 
 
-def read(data: bytes, *, last: bool = True) -> list[object]:
+def read(data: bytes, *, last: bool = True, rebooted: bool = False) -> list[object]:
     return [
         entry if isinstance(entry, Torn) else (entry[0], bytes(entry[1]))
-        for entry in entries.read_entries(memoryview(data), "FILE", last=last)
+        for entry in entries.read_entries(memoryview(data), "FILE", last=last, rebooted=rebooted)
     ]
 
 
@@ -59,6 +59,21 @@ def test_a_bit_that_flipped_is_never_taken_for_an_entry(written, data):
 def test_a_file_that_grew_before_its_bytes_came_is_torn_there():
     data = file_of((Kind.MARK, b"x"))
     assert read(data + bytes(5000)) == [(Kind.MARK, b"x"), Torn(len(data), 5000)]
+
+
+@pytest.mark.parametrize("cut", range(512, 2048, 512))
+def test_after_a_power_loss_an_entry_whose_last_sectors_are_empty_is_torn(cut):
+    first, second = (Kind.MARK, b"x"), (Kind.BATCH, bytes(range(1, 256)) * 8)
+    data = file_of(first, second)
+    torn = data[:cut] + bytes(len(data) + 3000 - cut)
+    at = len(file_of(first))
+    assert read(torn, rebooted=True) == [first, Torn(at, len(torn) - at)]
+    with pytest.raises(JournalError, match="FILE"):
+        read(torn)
+    with pytest.raises(JournalError, match="FILE"):
+        read(torn, last=False, rebooted=True)
+    with pytest.raises(JournalError, match="FILE"):
+        read(torn + b"x", rebooted=True)
 
 
 def test_zeros_with_something_behind_them_are_refused():
