@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journals import TENANT, Host, contents, watch_calls
+from tests.journals import TENANT, Host, SteppedFiles, Writer, contents, watch_calls
 from tests.pages import PAGE, extent, random_page, text_page
 
 from tmem.server.host import journal_directory as directory_module
@@ -25,6 +25,7 @@ from tmem.server.store.journal.entries import (
     read_entries,
 )
 from tmem.server.store.log import leaves
+from tmem.server.store.pending import Pending
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -288,6 +289,70 @@ def test_what_was_owed_is_settled_by_a_pass(start: Start) -> None:
     assert host.files.size == size
     host.files.close()
     assert contents(start().store, writer.key).keys() == {(8, 0)}
+
+
+def owing(start: Start, fails: list[str]) -> tuple[Host, Writer]:
+    """A host that owes the removal of page (1, 0), after a pass that is written but whose old files are still there."""
+
+    def write(file: int, pieces: list[memoryview]) -> int:
+        if "write" in fails:
+            raise OSError(5, "no")
+        return os.writev(file, pieces)
+
+    host = start(stepped=True, write=write)
+    writer = host.make()
+    writer.put(1, 0, A)
+    fails.append("write")
+    assert writer.flush(1, 0).reasons is not None
+    fails.clear()
+    for number in range(20):
+        writer.put(2, 0, text_page(number))
+    while host.layer.step():
+        pass
+    assert isinstance(host.files, SteppedFiles)
+    host.files.turn()
+    while host.tell():
+        pass
+    assert len(host.files._jobs) == 1, "what is left to do is to delete files"
+    return host, writer
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_what_is_owed_is_owed_until_the_old_files_are_gone(start: Start) -> None:
+    """Killed in between, they are read again: an answer that the page is gone would be undone."""
+    host, writer = owing(start, [])
+    assert len(list(host.directory.glob("journal-*"))) == 2
+
+    answer = writer.ask_flush(1, 0)
+
+    assert host.files.queued, "the removal is written down once more"
+    assert not host.layer.step(), "and no other pass begins meanwhile"
+    assert host.run(answer).reasons is None
+    assert host.layer._rewriter.succeeded == host.layer._rewriter.begun == 1
+    assert not isinstance(writer.ask_flush(1, 0), Pending)
+    assert contents(start(host.crash(host.directory.with_name("copy"))).store, writer.key).keys() == {(2, 0)}
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_what_is_owed_is_owed_when_the_old_files_can_not_be_deleted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, writer = owing(start, [])
+
+    def refuse(_: int) -> None:
+        raise OSError(5, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.files.directory, "drop_before", refuse)
+        host.settle()
+    assert host.layer._rewriter.succeeded == 0
+    assert host.run(writer.ask_flush(1, 0)).reasons is None
+    assert contents(start(host.crash(host.directory.with_name("copy"))).store, writer.key).keys() == {(2, 0)}
+    for _ in range(10):
+        host.rewrite()
+    assert host.layer._rewriter.succeeded == 2
+    assert len(list(host.directory.glob("journal-*"))) == 1
+    assert not isinstance(writer.ask_flush(1, 0), Pending)
 
 
 @pytest.mark.usefixtures("small_passes")
