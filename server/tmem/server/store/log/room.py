@@ -73,7 +73,6 @@ class Room:
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
-        self._reserving: list[LogPool] = []
         self.ending: list[LogPool] = []
 
     def set_loading(self, *, loading: bool) -> None:
@@ -151,20 +150,13 @@ class Room:
                 "nor promised; ask for less, free memory, or raise memory_limit"
             )
         pool.policy.reserved_bytes = size
-        if size and pool not in self._reserving:
-            self._reserving.append(pool)
-        elif not size:
-            self.release(pool)
-
-    def release(self, pool: LogPool) -> None:
-        """Promises the pool nothing more."""
-        if pool in self._reserving:
-            self._reserving.remove(pool)
 
     def _spare_promised(self, pool: LogPool, new: int) -> bool:
         """Whether `new` bytes leave what other pools were promised; spills to make it so."""
         promised = sum(
-            max(0, other.policy.reserved_bytes - other.used_bytes) for other in self._reserving if other is not pool
+            max(0, other.policy.reserved_bytes - other.used_bytes)
+            for other in self._pools.values()
+            if other.policy.reserved_bytes and other is not pool
         )
         if not promised or self._staying + new + promised <= self._live_limit:
             return True

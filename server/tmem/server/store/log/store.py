@@ -134,7 +134,6 @@ class LogStore:
         self._retired.expanded += counts.expanded
         pages = counts.pages
         self._cleaner.forget(pool)
-        self._room.release(pool)
         pool.end()
         self._room.ending.append(pool)
         for _ in range(_PIECES_AT_ONCE):
