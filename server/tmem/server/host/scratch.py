@@ -107,6 +107,12 @@ class ScratchFile:
             return False
         return True
 
+    def wait(self) -> None:
+        """Waits, on any thread, until what is being written now has been, and that was posted."""
+        if self._writer is not None:
+            # It has one thread, which does this after all the rest.
+            self._writer.submit(lambda: None).result()
+
     def free(self, slot: int) -> None:
         """The slot can be used again."""
         self.used_bytes -= self._slot_bytes

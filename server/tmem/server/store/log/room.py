@@ -168,6 +168,11 @@ class Room:
 
     # ---- Spilling ----
 
+    @property
+    def spilling(self) -> Callable[[], None] | None:
+        """What waits for the pages on their way to the disk; None if there are none."""
+        return self._scratch.wait if self._scratch is not None and self._ledger.leaving else None
+
     def _spill_one(self) -> bool:
         """Begins to move the oldest segment of persistent pages to the disk; False if there is none, or no room, or enough on its way."""
         if self._scratch is None or self._ledger.leaving > max(_LEAVING_SHARE * self._limit_bytes, self._segment_bytes):

@@ -41,6 +41,10 @@ class Scratch(Protocol):
         """The slot can be used again."""
         ...
 
+    def wait(self) -> None:
+        """Waits, on any thread, until what is being written now has been; the store's thread is told of that before it goes on."""
+        ...
+
 
 class SpilledSegment:
     """What a segment becomes; it has the same reading side.

@@ -399,6 +399,16 @@ class LogStore:
         finally:
             self._room.set_loading(loading=False)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of segments and index in memory."""
+        return self._ledger.memory
+
+    @property
+    def spilling(self) -> Callable[[], None] | None:
+        """Waits, on any thread, until the pages that are on their way to the disk are there; None if there are none."""
+        return self._room.spilling
+
     def step(self) -> bool:
         return self._room.end_some() or self._cleaner.step()
 

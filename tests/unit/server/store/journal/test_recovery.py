@@ -13,6 +13,7 @@ from tests.journals import TENANT, Host, SteppedFiles, Writer, contents, watch_c
 from tests.pages import PAGE, extent, random_page, text_page
 
 from tmem.server.host import journal_directory as directory_module
+from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.journal import rewriter
 from tmem.server.store.journal.entries import (
     HEADER_BYTES,
@@ -49,6 +50,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for host in started:
         host.files.close()
+        if host.scratch is not None:
+            host.scratch.close()
 
 
 @pytest.fixture
@@ -578,6 +581,37 @@ def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) 
         writer.put(number, 0, C * 4)
     with pytest.raises(JournalError, match=r"journal-00000001: .*holds more than memory_limit allows: raise it"):
         start(host.crash(tmp_path / "copy"), limit=1 << 20)
+
+
+SPILLING = {"limit": 4 << 20, "spill_bytes": 64 << 20}
+
+
+def spill(writer: Writer, blocks: int) -> None:
+    """Puts blocks of 64 pages that don't compress; more than memory holds, as fast as the disk takes it."""
+    block = b"".join(map(random_page, range(64)))
+    for number in range(blocks):
+        while writer.put(7, number * 64, block).reasons:
+            writer.host.tasks.get(timeout=20)()
+
+
+def test_a_journal_of_more_than_memory_holds_is_read_as_fast_as_the_disk_takes_it(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start(**SPILLING)
+    writer = host.make()
+    spill(writer, 60)
+    assert host.plain.counts().spilled_bytes > 8 << 20
+    held = writer.pages
+    copies = [host.crash(tmp_path / name) for name in ("good", "bad")]
+
+    again = start(copies[0], **SPILLING)
+
+    assert again.find().pages == held
+    assert again.plain.counts().spilled_bytes > 8 << 20
+    assert again.plain.memory_bytes <= 4 << 20
+    monkeypatch.setattr(ScratchFile, "_write", lambda *_: False)
+    with pytest.raises(JournalError, match="holds more than memory_limit allows"):
+        start(copies[1], **SPILLING)
 
 
 def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(start: Start, tmp_path: Path) -> None:
