@@ -75,9 +75,9 @@ class Journal:
         begun = time.monotonic()
         with below.loading():
             settled = yield from self._replay(files, recovery, below)
-        # Files from before the last start were read by it: whatever became of them then, the pools say.
-        survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
-        recovery.finish(survived=survived, epoch=epoch, now=now)
+            # Files from before the last start were read by it: whatever became of them then, the pools say.
+            survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
+            recovery.finish(survived=survived, epoch=epoch, now=now)
         yield lambda: self._begin(table, survived=survived)
         self.read_share = 1.0
         if files:

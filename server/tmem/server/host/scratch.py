@@ -75,6 +75,11 @@ class ScratchFile:
         self.used_bytes = 0
         self.errors = 0
 
+    @property
+    def room(self) -> int:
+        """Bytes of all slots that are free."""
+        return self._slots * self._slot_bytes - self.used_bytes
+
     # ---- Writing ----
 
     def write(self, data: memoryview) -> int | Pending[int | None] | None:

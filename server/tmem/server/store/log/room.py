@@ -80,6 +80,7 @@ class Room:
 
         It was all there before: so a little more than the limit is no reason to refuse it, should it lie less well now.
         """
+        self._loading = loading
         self._limit_bytes = int(self._given_bytes * (1 + _LOADING_SHARE * loading))
         self._live_limit = int(self._limit_bytes * (1 - _CLEANER_SHARE))
 
@@ -137,19 +138,26 @@ class Room:
         Raises:
             OutOfCapacity: with what others hold and were promised, there is not so much.
         """
-        kept = sum(
-            max(other.used_bytes, other.policy.reserved_bytes)
-            for other in self._pools.values()
-            if other is not pool and not other.policy.ephemeral
-        )
-        free = max(0, self._live_limit - kept)
+        free = max(0, int(self._given_bytes * (1 - _CLEANER_SHARE)) - self._kept_beside(pool))
         shrinks = pool.policy.key in self._pools and size <= pool.policy.reserved_bytes
         if size > free and not shrinks:
             raise OutOfCapacity(
-                f"{size} bytes can't be reserved: of {self._live_limit} that pages may take, {free} are neither held "
+                f"{size} bytes can't be reserved: of {int(self._given_bytes * (1 - _CLEANER_SHARE))} that pages may take, {free} are neither held "
                 "nor promised; ask for less, free memory, or raise memory_limit"
             )
         pool.policy.reserved_bytes = size
+
+    def _kept_beside(self, pool: LogPool) -> int:
+        """The memory that other pools need, or were promised."""
+        others = [other for other in self._pools.values() if other is not pool and not other.policy.ephemeral]
+        if self._loading:
+            # These promises were all kept before: what is held besides may lie otherwise now, and more of it in memory.
+            return sum(other.policy.reserved_bytes for other in others)
+        if self._scratch is None:
+            return sum(max(other.used_bytes, other.policy.reserved_bytes) for other in others)
+        here = sum(max(other.memory_bytes, other.policy.reserved_bytes) for other in others)
+        staying = sum(max(other.unspillable_bytes, other.policy.reserved_bytes) for other in others)
+        return max(staying, here - self._scratch.room)
 
     def _spare_promised(self, pool: LogPool, new: int) -> bool:
         """Whether `new` bytes leave what other pools were promised; spills to make it so."""

@@ -586,11 +586,11 @@ def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) 
 SPILLING = {"limit": 4 << 20, "spill_bytes": 64 << 20}
 
 
-def spill(writer: Writer, blocks: int) -> None:
+def spill(writer: Writer, blocks: int, obj: int = 7) -> None:
     """Puts blocks of 64 pages that don't compress; more than memory holds, as fast as the disk takes it."""
     block = b"".join(map(random_page, range(64)))
     for number in range(blocks):
-        while writer.put(7, number * 64, block).reasons:
+        while writer.put(obj, number * 64, block).reasons:
             writer.host.tasks.get(timeout=20)()
 
 
@@ -612,6 +612,21 @@ def test_a_journal_of_more_than_memory_holds_is_read_as_fast_as_the_disk_takes_i
     monkeypatch.setattr(ScratchFile, "_write", lambda *_: False)
     with pytest.raises(JournalError, match="holds more than memory_limit allows"):
         start(copies[1], **SPILLING)
+
+
+def test_a_reservation_beside_more_pages_than_memory_holds_is_kept_by_a_restart(start: Start, tmp_path: Path) -> None:
+    host = start(**SPILLING)
+    promised = host.make("promised", reserved_bytes=1 << 20)
+    spill(host.make("greedy"), 40)
+    assert host.plain.counts().spilled_bytes > 4 << 20
+
+    again = start(host.crash(tmp_path / "copy"), **SPILLING)
+
+    assert again.pool("promised").policy.reserved_bytes == 1 << 20
+    spill(again.find("promised"), 3)
+    spill(again.find("greedy"), 20, obj=8)
+    assert again.find("promised").pages == 3 * 64
+    assert promised.pages == 0
 
 
 def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(start: Start, tmp_path: Path) -> None:
