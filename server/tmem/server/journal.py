@@ -78,6 +78,13 @@ class Journal:
             # Files from before the last start were read by it: whatever became of them then, the pools say.
             survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
             recovery.finish(survived=survived, epoch=epoch, now=now)
+        if below.excess_bytes:
+            log.warning(
+                "journal.above_limit",
+                bytes=below.excess_bytes,
+                hint="pages lie as they were sent, and take more than memory_limit: until recompression, the scratch disk or flushes "
+                "have made room, puts are refused; or raise memory_limit",
+            )
         yield lambda: self._begin(table, survived=survived)
         self.read_share = 1.0
         if files:

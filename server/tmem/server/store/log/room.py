@@ -22,12 +22,12 @@ from .records import MAX_RECORD_BYTES
 from .segments import Segment
 from .spill import Scratch
 
-__all__ = ["Room"]
+__all__ = ["CLEANER_SHARE", "Room"]
 
 # What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
-_CLEANER_SHARE = 0.10
-# How much above its limit memory may be after a journal was read.
-_LOADING_SHARE = 1 / 16
+CLEANER_SHARE = 0.10
+# How much above its limit memory may be after a journal was read: recompression had made room for more than fits as it was sent.
+_LOADING_SHARE = 1 / 2
 # After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
 # its limit would take one page of every few, and none of its clients could plan.
 _HYSTERESIS = 0.005
@@ -36,7 +36,7 @@ _MAX_SPILLED_DEAD = 0.25
 # Spilling begins so far below the limit, because the disk takes a while; and so much of the limit may be on its way there at once,
 # which puts may count on already: a third of what is the cleaner's.
 _SPILL_AHEAD = 0.05
-_LEAVING_SHARE = _CLEANER_SHARE / 3
+_LEAVING_SHARE = CLEANER_SHARE / 3
 
 
 class Room:
@@ -52,6 +52,8 @@ class Room:
 
     Attributes:
         ending: pools that are gone, and give their memory back piece by piece.
+        loading: what a journal says is being stored again. It was all there before: so that it lies less well now is no reason to
+            refuse it, where no disk takes what is too much.
     """
 
     def __init__(
@@ -67,22 +69,14 @@ class Room:
         self._pools = pools
         self._ledger = ledger
         self._cleaner = cleaner
-        self._given_bytes = limit_bytes
-        self.set_loading(loading=False)
+        self._limit_bytes = limit_bytes
+        self._live_limit = int(limit_bytes * (1 - CLEANER_SHARE))
         self._segment_bytes = segment_bytes
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
         self.ending: list[LogPool] = []
-
-    def set_loading(self, *, loading: bool) -> None:
-        """Whether what a journal says is being stored again.
-
-        It was all there before: so a little more than the limit is no reason to refuse it, should it lie less well now.
-        """
-        self._loading = loading
-        self._limit_bytes = int(self._given_bytes * (1 + _LOADING_SHARE * loading))
-        self._live_limit = int(self._limit_bytes * (1 - _CLEANER_SHARE))
+        self.loading = False
 
     def make(self, pool: LogPool, new: int, freed: int) -> Reason:
         """Makes room for `new` bytes of a pool, in the place of `freed` ones; answers why not, or UNSPECIFIED."""
@@ -93,12 +87,18 @@ class Room:
         reserved = pool.used_bytes + new <= pool.policy.reserved_bytes
         if not reserved and not pool.policy.ephemeral and not self._spare_promised(pool, new):
             return Reason.CAPACITY
+        limit_bytes = self._limit_bytes
         while self._staying + new > self._live_limit or (not reserved and self._must_wait(pool, new, freed)):
             if not (self.evict_one() or self._spill_one()):
+                if self._may_exceed(new):
+                    limit_bytes = int(limit_bytes * (1 + _LOADING_SHARE))  # cleaning can't bring it below the other one
+                    break
                 self._full = True
                 return Reason.CAPACITY
-        while ledger.memory + new > self._limit_bytes:
+        while ledger.memory + new > limit_bytes:
             if not (self.end_some() or self._cleaner.make_room() or self.evict_one() or self._spill_one()):
+                if self._may_exceed(new):
+                    break
                 return Reason.CAPACITY
         if (
             self._scratch is not None
@@ -107,6 +107,21 @@ class Room:
         ):
             self._spill_one()
         return Reason.UNSPECIFIED
+
+    def _may_exceed(self, new: int) -> bool:
+        """Whether `new` bytes may be stored above the limit: while a journal is read, and no disk is about to take others."""
+        share = 1 + _LOADING_SHARE
+        return (
+            self.loading
+            and self.spilling is None
+            and self._ledger.live + new <= share * self._live_limit
+            and self._ledger.memory + new <= share * self._limit_bytes
+        )
+
+    @property
+    def excess_bytes(self) -> int:
+        """Bytes that must go before puts find room again, if memory is above its limit."""
+        return max(0, self._staying - self._live_limit, self._ledger.memory - self._limit_bytes)
 
     @property
     def _staying(self) -> int:
@@ -138,11 +153,11 @@ class Room:
         Raises:
             OutOfCapacity: with what others hold and were promised, there is not so much.
         """
-        free = max(0, int(self._given_bytes * (1 - _CLEANER_SHARE)) - self._kept_beside(pool))
+        free = max(0, self._live_limit - self._kept_beside(pool))
         shrinks = pool.policy.key in self._pools and size <= pool.policy.reserved_bytes
         if size > free and not shrinks:
             raise OutOfCapacity(
-                f"{size} bytes can't be reserved: of {int(self._given_bytes * (1 - _CLEANER_SHARE))} that pages may take, {free} are neither held "
+                f"{size} bytes can't be reserved: of {self._live_limit} that pages may take, {free} are neither held "
                 "nor promised; ask for less, free memory, or raise memory_limit"
             )
         pool.policy.reserved_bytes = size
@@ -150,7 +165,7 @@ class Room:
     def _kept_beside(self, pool: LogPool) -> int:
         """The memory that other pools need, or were promised."""
         others = [other for other in self._pools.values() if other is not pool and not other.policy.ephemeral]
-        if self._loading:
+        if self.loading:
             # These promises were all kept before: what is held besides may lie otherwise now, and more of it in memory.
             return sum(other.policy.reserved_bytes for other in others)
         if self._scratch is None:

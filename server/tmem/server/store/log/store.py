@@ -392,17 +392,22 @@ class LogStore:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """While what a journal says is stored again: memory may then be a little above its limit."""
-        self._room.set_loading(loading=True)
+        """While what a journal says is stored again: memory may then be above its limit."""
+        self._room.loading = True
         try:
             yield
         finally:
-            self._room.set_loading(loading=False)
+            self._room.loading = False
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of segments and index in memory."""
         return self._ledger.memory
+
+    @property
+    def excess_bytes(self) -> int:
+        """Bytes that must go before puts find room again, if reading a journal has left memory above its limit."""
+        return self._room.excess_bytes
 
     @property
     def spilling(self) -> Callable[[], None] | None:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import random
 import shutil
 from array import array
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from tmem.server.store.journal.entries import (
     encode_header,
     read_entries,
 )
-from tmem.server.store.log import leaves
+from tmem.server.store.log import leaves, segment_size
 from tmem.server.store.pending import Pending
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
@@ -577,7 +578,7 @@ def test_an_entry_that_can_not_be_done_again_is_refused_by_name(
 def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) -> None:
     host = start()
     writer = host.make()
-    for number in range(300):
+    for number in range(600):
         writer.put(number, 0, C * 4)
     with pytest.raises(JournalError, match=r"journal-00000001: .*holds more than memory_limit allows: raise it"):
         start(host.crash(tmp_path / "copy"), limit=1 << 20)
@@ -642,6 +643,53 @@ def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(s
 
     assert len(contents(again.store, again.pool().key)) == stored
     assert again.find().put(8, 0, random_page(0)).reasons == [Reason.CAPACITY], "the limit holds for what is new"
+
+
+WORDS = [random.Random(number).randbytes(5).hex() for number in range(3000)]
+
+
+def prose(number: int) -> bytes:
+    """Sixteen pages, of which recompression saves a good part."""
+    return " ".join(random.Random(number).choices(WORDS, k=6200)).encode()[: 16 * PAGE]
+
+
+def recompress(host: Host) -> None:
+    while (work := host.plain.recompressor.begin()) is not None:
+        work.run()
+        host.plain.recompressor.finish(work)
+
+
+def test_what_recompression_had_made_room_for_is_read_though_it_does_not_fit_as_it_was_sent(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal holds what clients sent; puts wait until memory is below its limit again."""
+    limit = 4 << 20
+    host = start(limit=limit)
+    writer = host.make()
+    numbers = itertools.count()
+    for _ in range(2):
+        while not writer.put(7, 16 * (number := next(numbers)), prose(number)).reasons:
+            pass
+        recompress(host)
+    held = contents(host.store, writer.key)
+
+    again = start(host.crash(tmp_path / "copy"), limit=limit)
+
+    assert contents(again.store, writer.key) == held
+    excess = again.plain.excess_bytes
+    assert excess > limit / 16
+    assert f"bytes={excess}" in capsys.readouterr().out
+    most = again.plain.memory_bytes + segment_size(limit)
+    assert again.find().put(8, 0, prose(0)).reasons == [Reason.CAPACITY]
+    while (work := again.plain.recompressor.begin()) is not None:
+        work.run()
+        again.plain.recompressor.finish(work)
+        assert again.plain.memory_bytes <= most
+    while again.plain.step():
+        pass
+    assert again.plain.excess_bytes == 0
+    assert contents(again.store, writer.key) == held
+    assert again.find().put(8, 0, prose(0)).reasons is None
 
 
 def test_a_pool_that_is_over_its_quota_is_read(start: Start, tmp_path: Path) -> None:
