@@ -14,11 +14,12 @@ from tests.stores import Got, make_put
 
 from tmem.server.host.disk import Disk
 from tmem.server.host.journal import JournalFiles, _Job
+from tmem.server.host.scratch import ScratchFile
 from tmem.server.journal import Journal
 from tmem.server.store.interface import Flushed, Store, Stored
 from tmem.server.store.journal.entries import Kind, encode_entry
 from tmem.server.store.lifecycle import Graces, Lifecycle
-from tmem.server.store.log import LogStore
+from tmem.server.store.log import LogStore, segment_size
 from tmem.server.store.pending import Pending
 from tmem.server.store.pools import Pool, PoolRequest, PoolTable
 from tmem.wire.codec import Codec
@@ -77,6 +78,7 @@ class Host:
         write: what stands in the place of os.writev.
         stepped: nothing is written before `settle` or `run` says so.
         wrap: layers around the journal's.
+        spill_bytes: room on a disk beside the journal for what memory can't hold; it says later that it took something.
 
     Raises:
         JournalError: as the daemon would.
@@ -92,12 +94,17 @@ class Host:
         epoch: int = 1,
         wrap: Callable[[Store], Store] = lambda store: store,
         segment_bytes: int | None = None,
+        spill_bytes: int = 0,
     ) -> None:
         self.tasks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.directory = directory
         kind = SteppedFiles if stepped else JournalFiles
         self.files = kind(directory, synced=False, post=self.tasks.put, disk=WrittenBy(write))
-        self.plain = LogStore(limit, CopyCounter(), segment_bytes=segment_bytes)
+        self.scratch: ScratchFile | None = None
+        if spill_bytes:
+            slot_bytes = segment_bytes or segment_size(limit)
+            self.scratch = ScratchFile(directory.with_name("spill"), slot_bytes, spill_bytes, post=self.tasks.put)
+        self.plain = LogStore(limit, CopyCounter(), segment_bytes=segment_bytes, scratch=self.scratch)
         self.journal = Journal(self.files)
         self.layer = self.journal.layer(self.plain)
         self.store = wrap(self.layer)
@@ -107,6 +114,8 @@ class Host:
             for work in self.journal.recover(self.plain, self.store, self.table, epoch=epoch, now=0.0):
                 if work is not None:
                     work()
+                while self.tell():
+                    pass
         except BaseException:
             self.close()
             raise
@@ -179,6 +188,8 @@ class Host:
         """Ends as SIGTERM would end it."""
         self.journal.close()
         self.store.close()
+        if self.scratch is not None:
+            self.scratch.close()
 
 
 class Writer:

@@ -214,6 +214,33 @@ def test_every_acknowledged_page_is_back_after_kill_9(start: Start, pool_name: N
         assert not log_lines(daemon, "journal.incomplete")
 
 
+def test_three_times_what_memory_holds_is_back_after_kill_9(start: Start, pool_name: Names, tmp_path: Path) -> None:
+    """The rest is on a scratch disk, which is emptied by the kill and is slower than the journal is read."""
+    flags = ("--memory-limit", "8MiB", "--spill", str(tmp_path / "spill"), "--spill-limit", "64MiB")
+    blocks = 3 * 8 * 4
+    plains = [random.Random(number).randbytes(64 * PAGE) for number in range(blocks)]
+    daemon = start(*flags)
+    with tmem.client.connect(daemon.target, read_timeout=60.0, write_timeout=60.0) as client:
+        pool = client.create_pool(pool_name(), durability="disk")
+        for number, plain in enumerate(plains):
+            while True:
+                try:
+                    pool.put(7, number * 64, plain)
+                    break
+                except errors.OutOfCapacity:  # the disk is being written to
+                    continue
+        daemon.kill()
+
+        daemon = start(*flags, old=daemon)
+
+        buffer = bytearray(64 * PAGE)
+        for number, plain in enumerate(plains):
+            assert pool.get_into(7, number * 64, buffer).hit
+            assert buffer == plain
+        assert pool.stat().pages == blocks * 64
+        assert total(scrape(daemon.metrics_url), "tmem_spilled_bytes") > 0
+
+
 def test_a_torn_tail_is_cut_and_logged(start: Start, pool_name: Names, journal: Path) -> None:
     daemon = start()
     with tmem.client.connect(daemon.target) as client:

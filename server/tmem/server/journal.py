@@ -15,7 +15,7 @@ from .observe.metrics import JournalFigures
 from .store.interface import Store
 from .store.journal.entries import JournalError, Kind, Torn, encode_entry, read_entries
 from .store.journal.layer import JournalLayer
-from .store.journal.recovery import Recovery, describe_durable, describe_pool, drop_payload
+from .store.journal.recovery import MemoryShortError, Recovery, describe_durable, describe_pool, drop_payload
 from .store.log import LogStore
 from .store.pools import Pool, PoolTable
 
@@ -74,10 +74,17 @@ class Journal:
         recovery = Recovery(below, layers, table)
         begun = time.monotonic()
         with below.loading():
-            settled = yield from self._replay(files, recovery)
-        # Files from before the last start were read by it: whatever became of them then, the pools say.
-        survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
-        recovery.finish(survived=survived, epoch=epoch, now=now)
+            settled = yield from self._replay(files, recovery, below)
+            # Files from before the last start were read by it: whatever became of them then, the pools say.
+            survived = not files or self.files.directory.survived(files[settled:], ended=recovery.ended)
+            recovery.finish(survived=survived, epoch=epoch, now=now)
+        if below.excess_bytes:
+            log.warning(
+                "journal.above_limit",
+                bytes=below.excess_bytes,
+                hint="pages lie as they were sent, and take more than memory_limit: until recompression, the scratch disk or flushes "
+                "have made room, puts are refused; or raise memory_limit",
+            )
         yield lambda: self._begin(table, survived=survived)
         self.read_share = 1.0
         if files:
@@ -107,7 +114,7 @@ class Journal:
         except OSError as error:
             raise JournalError(f"{self.files.directory.path}: {error.strerror}") from error
 
-    def _replay(self, files: Sequence[StoredFile], recovery: Recovery) -> Generator[Work, None, int]:
+    def _replay(self, files: Sequence[StoredFile], recovery: Recovery, below: LogStore) -> Generator[Work, None, int]:
         """Does again what files say; answers which of them is the first one of the last run."""
         said = paused = time.monotonic()
         total = max(self.files.size, 1)
@@ -125,7 +132,10 @@ class Journal:
                     kind, payload = entry
                     if kind == Kind.START:
                         settled = number
-                    recovery.replay(kind, payload, str(file.path))
+                    try:
+                        recovery.replay(kind, payload, str(file.path))
+                    except MemoryShortError as error:
+                        yield from self._replay_slowly(kind, payload, str(file.path), recovery, below, error)
                     payload.release()
                     now = time.monotonic()
                     if now - said > _PROGRESS_SECONDS:
@@ -137,6 +147,24 @@ class Journal:
                         yield None
                         paused = time.monotonic()
         return settled
+
+    @staticmethod
+    def _replay_slowly(
+        kind: Kind, payload: memoryview, name: str, recovery: Recovery, below: LogStore, error: MemoryShortError
+    ) -> Iterator[Work]:
+        """Does an entry once there is room: reading is quicker than a disk that takes what memory can't hold."""
+        while (spilling := below.spilling) is not None:
+            before = below.memory_bytes
+            yield spilling
+            if below.memory_bytes >= before:
+                break  # the disk took nothing
+            try:
+                recovery.replay(kind, payload, name)
+            except MemoryShortError as again:
+                error = again
+            else:
+                return
+        raise error
 
     def _view(self, file: StoredFile) -> mmap.mmap:
         try:

@@ -117,9 +117,9 @@ class JournalFiles:
             )
         )
 
-    def drop_before(self, number: int) -> None:
-        """Deletes the files before this one."""
-        self._add(_Job(None, 0, lambda _: None, work=lambda: self.directory.drop_before(number)))
+    def drop_before(self, number: int, done: Done) -> None:
+        """Deletes the files before this one; tells whether they are gone."""
+        self._add(_Job(None, 0, done, work=lambda: self.directory.drop_before(number)))
 
     def close(self) -> None:
         """Writes what is queued, forces it to the disk, notes that the daemon ended in order, and stops."""

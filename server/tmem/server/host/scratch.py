@@ -75,6 +75,11 @@ class ScratchFile:
         self.used_bytes = 0
         self.errors = 0
 
+    @property
+    def room(self) -> int:
+        """Bytes of all slots that are free."""
+        return self._slots * self._slot_bytes - self.used_bytes
+
     # ---- Writing ----
 
     def write(self, data: memoryview) -> int | Pending[int | None] | None:
@@ -106,6 +111,12 @@ class ScratchFile:
         except OSError:
             return False
         return True
+
+    def wait(self) -> None:
+        """Waits, on any thread, until what is being written now has been, and that was posted."""
+        if self._writer is not None:
+            # It has one thread, which does this after all the rest.
+            self._writer.submit(lambda: None).result()
 
     def free(self, slot: int) -> None:
         """The slot can be used again."""

@@ -172,7 +172,7 @@ def test_files_before_one_are_deleted_after_what_was_appended(make: Make, tmp_pa
     append(files, b"old")
     number = begin_file(files)
     append(files, b"new")
-    files.drop_before(number)
+    files.drop_before(number, lambda _: None)
     append(files, b"newer")
     assert [path.name for path in sorted((tmp_path / "journal").glob("journal-*"))] == [f"journal-{number:08d}"]
     files.close()
@@ -214,7 +214,7 @@ def test_a_daemon_killed_while_it_deletes_files_leaves_none_of_them(make: Make, 
     old = {path.name: path.read_bytes() for path in (tmp_path / "journal").glob("journal-*")}
     number = begin_file(files)
     append(files, b"new")
-    files.drop_before(number)
+    files.drop_before(number, lambda _: None)
     files.close()
     (tmp_path / "journal/journal-00000002").write_bytes(
         old["journal-00000002"]

@@ -1,17 +1,19 @@
+import os
 from typing import Any
 
 import pytest
-from tests.pages import text_page
+from tests.pages import random_page, text_page
 from tests.plain import PlainStore
-from tests.stores import make_put
+from tests.stores import StoreUser, make_put
 
 from tmem.server.store.interface import Store
 from tmem.server.store.lifecycle import Graces, Lifecycle
 from tmem.server.store.log import LogStore
 from tmem.server.store.pools import Pool, PoolRequest, PoolTable
 from tmem.wire.copies import CopyCounter
+from tmem.wire.errors import StoreFailed
 from tmem.wire.handles import Extent, Version
-from tmem.wire.results import PoolKind
+from tmem.wire.results import Durability, PoolKind, Reason
 
 P, E, S = (int(kind) for kind in (PoolKind.PERSISTENT, PoolKind.EPHEMERAL, PoolKind.SHARED))
 
@@ -174,3 +176,40 @@ def test_resizing_reaches_the_store(make: Any) -> None:
     assert (pool.policy.quota_bytes, pool.policy.weight) == (77, 88)
     lifecycle.resize(pool, 0, 0)
     assert (pool.policy.quota_bytes, pool.policy.weight) == (0, 0)
+
+
+class FullDisk:
+    """Records that can't be written once the disk is full."""
+
+    full = False
+
+    def keep(self, _: Pool) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+
+    def drop(self, _: int) -> None:
+        raise AssertionError
+
+
+def test_a_reservation_whose_end_can_not_be_written_down_is_still_promised() -> None:
+    store = LogStore(8 << 20, CopyCounter(), segment_bytes=256 << 10)
+    table = PoolTable(random_bytes=os.urandom, durabilities=[Durability.MEMORY, Durability.DISK], max_pools=9)
+    disk = FullDisk()
+    lifecycle = Lifecycle(table, store, graces=Graces(), epoch=lambda: 1, records=disk)
+    request = PoolRequest("promised", P, durability=Durability.DISK, reserved_bytes=4 << 20)
+    pool, _ = lifecycle.create("t", request, 0.0)
+    disk.full = True
+    with pytest.raises(StoreFailed):
+        lifecycle.resize(pool, None, None, 0)
+    assert pool.policy.reserved_bytes == 4 << 20
+
+    greedy = StoreUser(store, key=2)
+    stored = 0
+    while not (reasons := greedy.put(7, stored, random_page(stored)).reasons):
+        stored += 1
+
+    assert reasons == [Reason.CAPACITY]
+    version = Version(1, 1)
+    for number in range(900):
+        put = make_put([(Extent(7, number, 1), random_page(number))])
+        assert store.put(pool.key, version, put, 1).reasons is None

@@ -18,7 +18,11 @@ from tmem.wire.splice import BytesLike
 
 from .entries import JournalError, Kind
 
-__all__ = ["Recovery", "describe_durable", "describe_pool", "drop_payload"]
+__all__ = ["MemoryShortError", "Recovery", "describe_durable", "describe_pool", "drop_payload"]
+
+
+class MemoryShortError(JournalError):
+    """A put finds no room in memory; once pages have left for a disk it may."""
 
 
 def describe_pool(pool: Pool, *, with_token: bool = True) -> bytes:
@@ -96,10 +100,9 @@ class Recovery:
         """Does one entry.
 
         Raises:
+            MemoryShortError: there is no room for it; it may be tried again.
             JournalError: it says what can't be; `name` names the file.
         """
-        self.done.entries += 1
-        self.done.payload_bytes += len(payload)
         self.ended = kind == Kind.END
         try:
             if kind == Kind.POOL:
@@ -108,8 +111,12 @@ class Recovery:
                 self._drop(int.from_bytes(payload, "little"))
             elif kind == Kind.BATCH:
                 self._batch(payload)
+        except OutOfCapacity as error:
+            raise MemoryShortError(f"{name}: {error}") from error
         except (TmemError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise JournalError(f"{name}: an entry of kind {kind.name} can't be done again: {error}") from error
+        self.done.entries += 1
+        self.done.payload_bytes += len(payload)
 
     def finish(self, *, survived: bool, epoch: int, now: float) -> None:
         """Quotas count again; every pool waits for its client.
@@ -200,7 +207,7 @@ class Recovery:
             # STALE: a newer page is there, whose removal could not be written. It was put later, and it stays.
             refused = next((reason for reason in stored.reasons or () if reason not in {0, Reason.STALE}), None)
             if refused == Reason.CAPACITY:
-                raise ValueError("the journal holds more than memory_limit allows: raise it")
+                raise OutOfCapacity("the journal holds more than memory_limit allows: raise it")
             if refused is not None:
                 raise ValueError(f"a put is refused {Reason(refused).name}")
             self.done.pages += sum(extent.pages for extent in batch.extents)

@@ -159,14 +159,26 @@ class Rewriter:
         self._failed = self._failed or error is not None
 
     def _end(self, error: OSError | None) -> None:
-        self._ending = False
         if error is not None or self._failed or self._first is None:
-            self._failures += 1
-            self._pauses = min(2**self._failures, _MOST_PAUSES)
+            self._fail()
             return
-        self._failures = 0
         payload, pages = self._held()
         if pages:
             self._page_overhead = max(self._copied - payload, 0) / pages
-        self.succeeded = self.begun
-        self._sink.drop_before(self._first)
+        number = self.begun
+
+        def dropped(error: OSError | None) -> None:
+            if error is not None:
+                self._fail()
+                return
+            self._ending = False
+            self._failures = 0
+            self.succeeded = number
+
+        # Until they are gone a crash would bring back what they say, and no other pass is worth beginning.
+        self._sink.drop_before(self._first, dropped)
+
+    def _fail(self) -> None:
+        self._ending = False
+        self._failures += 1
+        self._pauses = min(2**self._failures, _MOST_PAUSES)

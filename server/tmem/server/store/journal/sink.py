@@ -46,6 +46,6 @@ class Sink(Protocol):
         """Begins a new file for what is appended from now on; tells its number, or None if it can't, as `append` does."""
         ...
 
-    def drop_before(self, number: int) -> None:
-        """Deletes the files before the one of this number, once everything appended so far is written."""
+    def drop_before(self, number: int, done: Done) -> None:
+        """Deletes the files before the one of this number, once everything appended so far is written; tells whether they are gone."""
         ...

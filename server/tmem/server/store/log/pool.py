@@ -124,6 +124,18 @@ class LogPool:
         """What counts towards its quota and its share."""
         return self._counts.payload_bytes + self._header_bytes + self.leaves.bytes
 
+    @property
+    def memory_bytes(self) -> int:
+        """What it uses of memory rather than of the disk, at most."""
+        on_disk = sum(max(0, each.on_disk - each.dead) for each in self.segments if isinstance(each, SpilledSegment))
+        return self.used_bytes - on_disk
+
+    @property
+    def unspillable_bytes(self) -> int:
+        """What memory must hold of it however much the disk takes: the index, and the segment that is being written to."""
+        index = self._header_bytes + self.leaves.bytes
+        return index + (0 if not self.segments or self.segments[-1].spilled else self.segments[-1].live)
+
     def _charge_dead(self, segment: AnySegment, size: int) -> None:
         segment.dead += size
         if segment.spilled:

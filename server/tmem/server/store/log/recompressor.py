@@ -25,6 +25,7 @@ from . import records
 from .cleaner import Cleaner
 from .pool import Ledger, LogPool
 from .records import Record
+from .room import CLEANER_SHARE
 from .segments import Segment
 
 __all__ = ["Recompression", "Recompressor"]
@@ -116,7 +117,9 @@ class Recompressor:
     def _choose(self) -> bool:
         """Takes the oldest segment that is worth it."""
         self._pool = self._victim = None
-        if self._ledger.memory + self._segment_bytes > self._limit_bytes:
+        # What reading a journal has left above the limit must go: for that it may be a segment more for a while.
+        above = self._ledger.live - self._ledger.leaving > self._limit_bytes * (1 - CLEANER_SHARE)
+        if self._ledger.memory + self._segment_bytes > self._limit_bytes and not above:
             return False
         for pool in self._pools:
             # The last one is still being written to.

@@ -22,12 +22,12 @@ from .records import MAX_RECORD_BYTES
 from .segments import Segment
 from .spill import Scratch
 
-__all__ = ["Room"]
+__all__ = ["CLEANER_SHARE", "Room"]
 
 # What the cleaner needs to run well: it moves about ten bytes for every byte put when a tenth is dead.
-_CLEANER_SHARE = 0.10
-# How much above its limit memory may be after a journal was read.
-_LOADING_SHARE = 1 / 16
+CLEANER_SHARE = 0.10
+# How much above its limit memory may be after a journal was read: recompression had made room for more than fits as it was sent.
+_LOADING_SHARE = 1 / 2
 # After a refusal for want of memory puts that need more of it are refused until this share of it is free again: else a server at
 # its limit would take one page of every few, and none of its clients could plan.
 _HYSTERESIS = 0.005
@@ -36,7 +36,7 @@ _MAX_SPILLED_DEAD = 0.25
 # Spilling begins so far below the limit, because the disk takes a while; and so much of the limit may be on its way there at once,
 # which puts may count on already: a third of what is the cleaner's.
 _SPILL_AHEAD = 0.05
-_LEAVING_SHARE = _CLEANER_SHARE / 3
+_LEAVING_SHARE = CLEANER_SHARE / 3
 
 
 class Room:
@@ -52,6 +52,8 @@ class Room:
 
     Attributes:
         ending: pools that are gone, and give their memory back piece by piece.
+        loading: what a journal says is being stored again. It was all there before: so that it lies less well now is no reason to
+            refuse it, where no disk takes what is too much.
     """
 
     def __init__(
@@ -67,22 +69,14 @@ class Room:
         self._pools = pools
         self._ledger = ledger
         self._cleaner = cleaner
-        self._given_bytes = limit_bytes
-        self.set_loading(loading=False)
+        self._limit_bytes = limit_bytes
+        self._live_limit = int(limit_bytes * (1 - CLEANER_SHARE))
         self._segment_bytes = segment_bytes
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
-        self._reserving: list[LogPool] = []
         self.ending: list[LogPool] = []
-
-    def set_loading(self, *, loading: bool) -> None:
-        """Whether what a journal says is being stored again.
-
-        It was all there before: so a little more than the limit is no reason to refuse it, should it lie less well now.
-        """
-        self._limit_bytes = int(self._given_bytes * (1 + _LOADING_SHARE * loading))
-        self._live_limit = int(self._limit_bytes * (1 - _CLEANER_SHARE))
+        self.loading = False
 
     def make(self, pool: LogPool, new: int, freed: int) -> Reason:
         """Makes room for `new` bytes of a pool, in the place of `freed` ones; answers why not, or UNSPECIFIED."""
@@ -93,12 +87,18 @@ class Room:
         reserved = pool.used_bytes + new <= pool.policy.reserved_bytes
         if not reserved and not pool.policy.ephemeral and not self._spare_promised(pool, new):
             return Reason.CAPACITY
+        limit_bytes = self._limit_bytes
         while self._staying + new > self._live_limit or (not reserved and self._must_wait(pool, new, freed)):
             if not (self.evict_one() or self._spill_one()):
+                if self._may_exceed(new):
+                    limit_bytes = int(limit_bytes * (1 + _LOADING_SHARE))  # cleaning can't bring it below the other one
+                    break
                 self._full = True
                 return Reason.CAPACITY
-        while ledger.memory + new > self._limit_bytes:
+        while ledger.memory + new > limit_bytes:
             if not (self.end_some() or self._cleaner.make_room() or self.evict_one() or self._spill_one()):
+                if self._may_exceed(new):
+                    break
                 return Reason.CAPACITY
         if (
             self._scratch is not None
@@ -107,6 +107,21 @@ class Room:
         ):
             self._spill_one()
         return Reason.UNSPECIFIED
+
+    def _may_exceed(self, new: int) -> bool:
+        """Whether `new` bytes may be stored above the limit: while a journal is read, and no disk is about to take others."""
+        share = 1 + _LOADING_SHARE
+        return (
+            self.loading
+            and self.spilling is None
+            and self._ledger.live + new <= share * self._live_limit
+            and self._ledger.memory + new <= share * self._limit_bytes
+        )
+
+    @property
+    def excess_bytes(self) -> int:
+        """Bytes that must go before puts find room again, if memory is above its limit."""
+        return max(0, self._staying - self._live_limit, self._ledger.memory - self._limit_bytes)
 
     @property
     def _staying(self) -> int:
@@ -138,12 +153,7 @@ class Room:
         Raises:
             OutOfCapacity: with what others hold and were promised, there is not so much.
         """
-        kept = sum(
-            max(other.used_bytes, other.policy.reserved_bytes)
-            for other in self._pools.values()
-            if other is not pool and not other.policy.ephemeral
-        )
-        free = max(0, self._live_limit - kept)
+        free = max(0, self._live_limit - self._kept_beside(pool))
         shrinks = pool.policy.key in self._pools and size <= pool.policy.reserved_bytes
         if size > free and not shrinks:
             raise OutOfCapacity(
@@ -151,20 +161,25 @@ class Room:
                 "nor promised; ask for less, free memory, or raise memory_limit"
             )
         pool.policy.reserved_bytes = size
-        if size and pool not in self._reserving:
-            self._reserving.append(pool)
-        elif not size:
-            self.release(pool)
 
-    def release(self, pool: LogPool) -> None:
-        """Promises the pool nothing more."""
-        if pool in self._reserving:
-            self._reserving.remove(pool)
+    def _kept_beside(self, pool: LogPool) -> int:
+        """The memory that other pools need, or were promised."""
+        others = [other for other in self._pools.values() if other is not pool and not other.policy.ephemeral]
+        if self.loading:
+            # These promises were all kept before: what is held besides may lie otherwise now, and more of it in memory.
+            return sum(other.policy.reserved_bytes for other in others)
+        if self._scratch is None:
+            return sum(max(other.used_bytes, other.policy.reserved_bytes) for other in others)
+        here = sum(max(other.memory_bytes, other.policy.reserved_bytes) for other in others)
+        staying = sum(max(other.unspillable_bytes, other.policy.reserved_bytes) for other in others)
+        return max(staying, here - self._scratch.room)
 
     def _spare_promised(self, pool: LogPool, new: int) -> bool:
         """Whether `new` bytes leave what other pools were promised; spills to make it so."""
         promised = sum(
-            max(0, other.policy.reserved_bytes - other.used_bytes) for other in self._reserving if other is not pool
+            max(0, other.policy.reserved_bytes - other.used_bytes)
+            for other in self._pools.values()
+            if other.policy.reserved_bytes and other is not pool
         )
         if not promised or self._staying + new + promised <= self._live_limit:
             return True
@@ -175,6 +190,11 @@ class Room:
         return True
 
     # ---- Spilling ----
+
+    @property
+    def spilling(self) -> Callable[[], None] | None:
+        """What waits for the pages on their way to the disk; None if there are none."""
+        return self._scratch.wait if self._scratch is not None and self._ledger.leaving else None
 
     def _spill_one(self) -> bool:
         """Begins to move the oldest segment of persistent pages to the disk; False if there is none, or no room, or enough on its way."""

@@ -25,6 +25,11 @@ _SAME_FILLED = int(Encoding.SAME_FILLED)
 class Scratch(Protocol):
     """Room on a disk, in slots as long as a segment. A Pending is settled on the store's thread."""
 
+    @property
+    def room(self) -> int:
+        """Bytes of all slots that are free."""
+        ...
+
     def write(self, data: memoryview) -> int | Pending[int | None] | None:
         """Writes a segment, which stays as it is meanwhile; answers its slot, or None if it could not be written."""
         ...
@@ -39,6 +44,10 @@ class Scratch(Protocol):
 
     def free(self, slot: int) -> None:
         """The slot can be used again."""
+        ...
+
+    def wait(self) -> None:
+        """Waits, on any thread, until what is being written now has been; the store's thread is told of that before it goes on."""
         ...
 
 

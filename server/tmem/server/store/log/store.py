@@ -134,7 +134,6 @@ class LogStore:
         self._retired.expanded += counts.expanded
         pages = counts.pages
         self._cleaner.forget(pool)
-        self._room.release(pool)
         pool.end()
         self._room.ending.append(pool)
         for _ in range(_PIECES_AT_ONCE):
@@ -393,12 +392,27 @@ class LogStore:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """While what a journal says is stored again: memory may then be a little above its limit."""
-        self._room.set_loading(loading=True)
+        """While what a journal says is stored again: memory may then be above its limit."""
+        self._room.loading = True
         try:
             yield
         finally:
-            self._room.set_loading(loading=False)
+            self._room.loading = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of segments and index in memory."""
+        return self._ledger.memory
+
+    @property
+    def excess_bytes(self) -> int:
+        """Bytes that must go before puts find room again, if reading a journal has left memory above its limit."""
+        return self._room.excess_bytes
+
+    @property
+    def spilling(self) -> Callable[[], None] | None:
+        """Waits, on any thread, until the pages that are on their way to the disk are there; None if there are none."""
+        return self._room.spilling
 
     def step(self) -> bool:
         return self._room.end_some() or self._cleaner.step()

@@ -3,16 +3,18 @@
 import itertools
 import json
 import os
+import random
 import shutil
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.journals import TENANT, Host, contents, watch_calls
+from tests.journals import TENANT, Host, SteppedFiles, Writer, contents, watch_calls
 from tests.pages import PAGE, extent, random_page, text_page
 
 from tmem.server.host import journal_directory as directory_module
+from tmem.server.host.scratch import ScratchFile
 from tmem.server.store.journal import rewriter
 from tmem.server.store.journal.entries import (
     HEADER_BYTES,
@@ -24,7 +26,8 @@ from tmem.server.store.journal.entries import (
     encode_header,
     read_entries,
 )
-from tmem.server.store.log import leaves
+from tmem.server.store.log import leaves, segment_size
+from tmem.server.store.pending import Pending
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
 from tmem.wire.handles import Extent, Version
@@ -48,6 +51,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for host in started:
         host.files.close()
+        if host.scratch is not None:
+            host.scratch.close()
 
 
 @pytest.fixture
@@ -290,6 +295,70 @@ def test_what_was_owed_is_settled_by_a_pass(start: Start) -> None:
     assert contents(start().store, writer.key).keys() == {(8, 0)}
 
 
+def owing(start: Start, fails: list[str]) -> tuple[Host, Writer]:
+    """A host that owes the removal of page (1, 0), after a pass that is written but whose old files are still there."""
+
+    def write(file: int, pieces: list[memoryview]) -> int:
+        if "write" in fails:
+            raise OSError(5, "no")
+        return os.writev(file, pieces)
+
+    host = start(stepped=True, write=write)
+    writer = host.make()
+    writer.put(1, 0, A)
+    fails.append("write")
+    assert writer.flush(1, 0).reasons is not None
+    fails.clear()
+    for number in range(20):
+        writer.put(2, 0, text_page(number))
+    while host.layer.step():
+        pass
+    assert isinstance(host.files, SteppedFiles)
+    host.files.turn()
+    while host.tell():
+        pass
+    assert len(host.files._jobs) == 1, "what is left to do is to delete files"
+    return host, writer
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_what_is_owed_is_owed_until_the_old_files_are_gone(start: Start) -> None:
+    """Killed in between, they are read again: an answer that the page is gone would be undone."""
+    host, writer = owing(start, [])
+    assert len(list(host.directory.glob("journal-*"))) == 2
+
+    answer = writer.ask_flush(1, 0)
+
+    assert host.files.queued, "the removal is written down once more"
+    assert not host.layer.step(), "and no other pass begins meanwhile"
+    assert host.run(answer).reasons is None
+    assert host.layer._rewriter.succeeded == host.layer._rewriter.begun == 1
+    assert not isinstance(writer.ask_flush(1, 0), Pending)
+    assert contents(start(host.crash(host.directory.with_name("copy"))).store, writer.key).keys() == {(2, 0)}
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_what_is_owed_is_owed_when_the_old_files_can_not_be_deleted(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, writer = owing(start, [])
+
+    def refuse(_: int) -> None:
+        raise OSError(5, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.files.directory, "drop_before", refuse)
+        host.settle()
+    assert host.layer._rewriter.succeeded == 0
+    assert host.run(writer.ask_flush(1, 0)).reasons is None
+    assert contents(start(host.crash(host.directory.with_name("copy"))).store, writer.key).keys() == {(2, 0)}
+    for _ in range(10):
+        host.rewrite()
+    assert host.layer._rewriter.succeeded == 2
+    assert len(list(host.directory.glob("journal-*"))) == 1
+    assert not isinstance(writer.ask_flush(1, 0), Pending)
+
+
 @pytest.mark.usefixtures("small_passes")
 def test_a_put_that_failed_is_removed_though_a_pass_has_written_it_down(start: Start) -> None:
     """It was in the store when its block's turn came, and a moment later its own entry could not be written."""
@@ -509,10 +578,56 @@ def test_an_entry_that_can_not_be_done_again_is_refused_by_name(
 def test_a_memory_limit_that_is_too_small_is_said(start: Start, tmp_path: Path) -> None:
     host = start()
     writer = host.make()
-    for number in range(300):
+    for number in range(600):
         writer.put(number, 0, C * 4)
     with pytest.raises(JournalError, match=r"journal-00000001: .*holds more than memory_limit allows: raise it"):
         start(host.crash(tmp_path / "copy"), limit=1 << 20)
+
+
+SPILLING = {"limit": 4 << 20, "spill_bytes": 64 << 20}
+
+
+def spill(writer: Writer, blocks: int, obj: int = 7) -> None:
+    """Puts blocks of 64 pages that don't compress; more than memory holds, as fast as the disk takes it."""
+    block = b"".join(map(random_page, range(64)))
+    for number in range(blocks):
+        while writer.put(obj, number * 64, block).reasons:
+            writer.host.tasks.get(timeout=20)()
+
+
+def test_a_journal_of_more_than_memory_holds_is_read_as_fast_as_the_disk_takes_it(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = start(**SPILLING)
+    writer = host.make()
+    spill(writer, 60)
+    assert host.plain.counts().spilled_bytes > 8 << 20
+    held = writer.pages
+    copies = [host.crash(tmp_path / name) for name in ("good", "bad")]
+
+    again = start(copies[0], **SPILLING)
+
+    assert again.find().pages == held
+    assert again.plain.counts().spilled_bytes > 8 << 20
+    assert again.plain.memory_bytes <= 4 << 20
+    monkeypatch.setattr(ScratchFile, "_write", lambda *_: False)
+    with pytest.raises(JournalError, match="holds more than memory_limit allows"):
+        start(copies[1], **SPILLING)
+
+
+def test_a_reservation_beside_more_pages_than_memory_holds_is_kept_by_a_restart(start: Start, tmp_path: Path) -> None:
+    host = start(**SPILLING)
+    promised = host.make("promised", reserved_bytes=1 << 20)
+    spill(host.make("greedy"), 40)
+    assert host.plain.counts().spilled_bytes > 4 << 20
+
+    again = start(host.crash(tmp_path / "copy"), **SPILLING)
+
+    assert again.pool("promised").policy.reserved_bytes == 1 << 20
+    spill(again.find("promised"), 3)
+    spill(again.find("greedy"), 20, obj=8)
+    assert again.find("promised").pages == 3 * 64
+    assert promised.pages == 0
 
 
 def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(start: Start, tmp_path: Path) -> None:
@@ -528,6 +643,53 @@ def test_what_lies_less_well_than_before_is_read_though_memory_is_at_its_limit(s
 
     assert len(contents(again.store, again.pool().key)) == stored
     assert again.find().put(8, 0, random_page(0)).reasons == [Reason.CAPACITY], "the limit holds for what is new"
+
+
+WORDS = [random.Random(number).randbytes(5).hex() for number in range(3000)]
+
+
+def prose(number: int) -> bytes:
+    """Sixteen pages, of which recompression saves a good part."""
+    return " ".join(random.Random(number).choices(WORDS, k=6200)).encode()[: 16 * PAGE]
+
+
+def recompress(host: Host) -> None:
+    while (work := host.plain.recompressor.begin()) is not None:
+        work.run()
+        host.plain.recompressor.finish(work)
+
+
+def test_what_recompression_had_made_room_for_is_read_though_it_does_not_fit_as_it_was_sent(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal holds what clients sent; puts wait until memory is below its limit again."""
+    limit = 4 << 20
+    host = start(limit=limit)
+    writer = host.make()
+    numbers = itertools.count()
+    for _ in range(2):
+        while not writer.put(7, 16 * (number := next(numbers)), prose(number)).reasons:
+            pass
+        recompress(host)
+    held = contents(host.store, writer.key)
+
+    again = start(host.crash(tmp_path / "copy"), limit=limit)
+
+    assert contents(again.store, writer.key) == held
+    excess = again.plain.excess_bytes
+    assert excess > limit / 16
+    assert f"bytes={excess}" in capsys.readouterr().out
+    most = again.plain.memory_bytes + segment_size(limit)
+    assert again.find().put(8, 0, prose(0)).reasons == [Reason.CAPACITY]
+    while (work := again.plain.recompressor.begin()) is not None:
+        work.run()
+        again.plain.recompressor.finish(work)
+        assert again.plain.memory_bytes <= most
+    while again.plain.step():
+        pass
+    assert again.plain.excess_bytes == 0
+    assert contents(again.store, writer.key) == held
+    assert again.find().put(8, 0, prose(0)).reasons is None
 
 
 def test_a_pool_that_is_over_its_quota_is_read(start: Start, tmp_path: Path) -> None:

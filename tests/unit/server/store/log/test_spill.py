@@ -17,6 +17,7 @@ from tmem.server.store.pending import Pending
 from tmem.wire.answers import Pages
 from tmem.wire.codec import Codec
 from tmem.wire.copies import CopyCounter
+from tmem.wire.errors import OutOfCapacity
 from tmem.wire.handles import Extent
 from tmem.wire.results import Code, PoolKind, Reason
 from tmem.wire.splice import BytesLike
@@ -160,6 +161,26 @@ def test_ephemeral_pages_are_evicted_and_never_spilled(store: LogStore, scratch:
     fill(user, 2000)
     assert scratch.used_bytes == 0
     assert store.counts(KEY).evicted
+
+
+def test_what_is_on_the_disk_or_can_go_there_does_not_keep_memory_from_being_reserved(
+    store: LogStore, scratch: FailingScratch
+) -> None:
+    greedy = StoreUser(store)
+    fill(greedy, 1200)
+    assert scratch.room > 2 * MIB
+
+    reserver = StoreUser(store, key=KEY + 1, reserved_bytes=MIB)
+
+    fill(greedy, 100, first=1200)
+    for index in range(2000):
+        if greedy.put(8, index, random_page(index)).reasons:
+            break
+    assert scratch.room < SEGMENT
+    fill(reserver, 200)
+    assert all(reserver.get(7, index).page == random_page(index) for index in range(200))
+    with pytest.raises(OutOfCapacity, match="can't be reserved"):
+        store.reserve(KEY + 1, int(1.5 * MIB))
 
 
 def test_same_filled_pages_need_no_disk_to_be_read(store: LogStore, scratch: FailingScratch) -> None:
