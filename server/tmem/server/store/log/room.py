@@ -75,6 +75,9 @@ class Room:
         self._scratch = scratch
         self._on_evicted = on_evicted
         self._full = False
+        # Pools that were ever promised something: few, where all that there are would be too many to look at for each put. Their
+        # policies say what they are promised now.
+        self._promised: dict[int, LogPool] = {}
         self.ending: list[LogPool] = []
         self.loading = False
 
@@ -161,6 +164,8 @@ class Room:
                 "nor promised; ask for less, free memory, or raise memory_limit"
             )
         pool.policy.reserved_bytes = size
+        if size:
+            self._promised[pool.policy.key] = pool
 
     def _kept_beside(self, pool: LogPool) -> int:
         """The memory that other pools need, or were promised."""
@@ -176,11 +181,12 @@ class Room:
 
     def _spare_promised(self, pool: LogPool, new: int) -> bool:
         """Whether `new` bytes leave what other pools were promised; spills to make it so."""
-        promised = sum(
-            max(0, other.policy.reserved_bytes - other.used_bytes)
-            for other in self._pools.values()
-            if other.policy.reserved_bytes and other is not pool
-        )
+        promised = 0
+        for key, other in [*self._promised.items()]:
+            if self._pools.get(key) is not other:
+                del self._promised[key]
+            elif other is not pool:
+                promised += max(0, other.policy.reserved_bytes - other.used_bytes)
         if not promised or self._staying + new + promised <= self._live_limit:
             return True
         evictable = sum(other.used_bytes for other in self._pools.values() if other.policy.ephemeral)
