@@ -296,7 +296,11 @@ class LogPool:
 
     def insert(self, position: int) -> Segment:
         """Adds an empty segment at a place in the order of age."""
-        segment = self._new_segment(len(self.segments) >= _HUGE_FROM)
+        # Only the log's end is filled in one go; what cleaning fills may stay half empty.
+        last = position == len(self.segments)
+        if last and self.segments and isinstance(self.segments[-1], Segment):
+            self.segments[-1].settle()
+        segment = self._new_segment(last and len(self.segments) >= _HUGE_FROM)
         self.segments.insert(position, segment)
         self._by_number[segment.number] = segment
         return segment

@@ -54,6 +54,7 @@ class Segment:
 
     __slots__ = (
         "_ages",
+        "_huge",
         "_map",
         "_marks",
         "base",
@@ -76,6 +77,7 @@ class Segment:
         self.base = number << OFFSET_BITS
         self.capacity = capacity
         self._map = mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._huge = huge
         with suppress(OSError):  # a kernel without huge pages
             self._map.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
         self.memory = memoryview(self._map)
@@ -133,6 +135,20 @@ class Segment:
         """About when the record at an offset was written."""
         number = bisect_right(self._marks, offset) - 1
         return self._ages[number] if number >= 0 else 0
+
+    def settle(self) -> None:
+        """Another segment is the log's end now: no more huge pages, whose unused part would be resident all the same.
+
+        Nor shall the system make new ones of what has been given back in parts.
+        """
+        if not self._huge:
+            return
+        self._huge = False
+        with suppress(OSError):
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        end = -(-self.used // mmap.PAGESIZE) * mmap.PAGESIZE
+        if end < self.capacity:
+            _give_back(self._map, end, self.capacity - end)
 
     def release(self, end: int) -> int:
         """Gives memory back up to `end`, in whole pages of the system; every record before is dead. Answers the bytes."""
