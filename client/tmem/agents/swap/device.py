@@ -45,6 +45,7 @@ _LOOP_SECTOR_BYTES = 4096
 _END_SECONDS = 20.0
 # The kernel sums up what a group has out every two seconds: programs that have just ended may still be in its count.
 _STALE_SECONDS = 2.5
+_SWAPOFF_ATTEMPTS = 5
 _GONE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 
@@ -420,19 +421,23 @@ def _swap_off_for(
     site: Site, area: swaps.SwapArea, lost: int, told: Callable[[int], None], interrupted: Callable[[], None] | None
 ) -> None:
     """The same; if what is out is lost, those whose pages have not even room to be marked so are killed."""
-    try:
-        _swap_off(area, told, interrupted)
-    except OSError as error:
-        if error.errno != errno.ENOMEM:
-            raise
-        hierarchy = machine_hierarchy()
-        if not lost or hierarchy is None:
-            raise NoRoom(
-                f"{site.name} stays attached: what it holds does not fit back", obstacles(area.used, hierarchy)
-            ) from error
-        for group in crowded(area.used, hierarchy):
-            group.kill()
-        _swap_off(area, told, interrupted)
+    for left in reversed(range(_SWAPOFF_ATTEMPTS)):
+        try:
+            _swap_off(area, told, interrupted)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            hierarchy = machine_hierarchy()
+            now = swaps.find_area(area.path) or area
+            why_not = obstacles(now.used, hierarchy, alone=len(swaps.list_areas()) == 1)
+            # The kernel says so, too, where a program came for the same page at that moment.
+            if not left or (why_not and not lost):
+                raise NoRoom(f"{site.name} stays attached: what it holds does not fit back", why_not) from error
+            if lost and hierarchy is not None:
+                for group in crowded(now.used, hierarchy):
+                    group.kill()
+        else:
+            return
 
 
 def _swap_off(area: swaps.SwapArea, told: Callable[[int], None], interrupted: Callable[[], None] | None) -> None:
