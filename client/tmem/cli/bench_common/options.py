@@ -1,11 +1,13 @@
 """Options that several `tmem bench ...` commands have. Imports nothing of the server."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-__all__ = ["report_option"]
+__all__ = ["only_option", "report_option", "shrink_option"]
 
 
 def _writable(_context: click.Context, _option: click.Parameter, file: Path | None) -> Path | None:
@@ -28,3 +30,24 @@ report_option = click.option(
     help="Write an HTML page with tables and plots, too; its directory must exist.",
 )
 """Where the page goes; None without."""
+
+shrink_option = click.option(
+    "--shrink",
+    metavar="N",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Divide all sizes by N, to try the command; goals mean nothing then.",
+)
+"""What tests and first tries divide all sizes by."""
+
+
+def only_option(names: Sequence[str]) -> Callable[[Any], Any]:
+    """Which of a command's measurements are taken; none named: all."""
+    return click.option(
+        "--only",
+        metavar="NAME",
+        multiple=True,
+        type=click.Choice(names),
+        help=f"Measure only this; may be given several times. One of {', '.join(names)}.",
+    )

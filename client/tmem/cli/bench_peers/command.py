@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tmem.cli.bench_common.options import report_option
+from tmem.cli.bench_common.options import only_option, report_option, shrink_option
 from tmem.cli.options import fail, failures_told
 from tmem.cli.output import print_json, talk
 from tmem.wire.allocator import keep_freed_messages
@@ -27,13 +27,7 @@ NAMES = ("density", "extents", "batches", "lone", "clients", "shards")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @report_option
 @click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds: minutes instead of a quarter of an hour.")
-@click.option(
-    "--only",
-    metavar="NAME",
-    multiple=True,
-    type=click.Choice(NAMES),
-    help=f"Measure only this; may be given several times. One of {', '.join(NAMES)}.",
-)
+@only_option(NAMES)
 @click.option("--set-size", metavar="MIB", type=click.IntRange(4, 4096), help="MiB of each set of real pages.")
 @click.option(
     "--speed-size",
@@ -51,14 +45,7 @@ NAMES = ("density", "extents", "batches", "lone", "clients", "shards")
     help="Compare so many shards with one.",
 )
 @click.option("--no-cap", is_flag=True, help="Let shards take all the CPU they can get; for machines with many.")
-@click.option(
-    "--shrink",
-    metavar="N",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Divide all sizes by N, to try the command; goals mean nothing then.",
-)
+@shrink_option
 @click.option(
     "--layer",
     "layers",

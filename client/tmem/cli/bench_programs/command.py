@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tmem.cli.bench_common.options import report_option
+from tmem.cli.bench_common.options import only_option, report_option
 from tmem.cli.options import fail, failures_told
 from tmem.cli.output import print_json, talk
 
@@ -28,13 +28,7 @@ _DISK = Path("/var/tmp")  # noqa: S108  the swap file's name is made there with 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @report_option
 @click.option("--quick", is_flag=True, help="Smaller sizes and one round: minutes instead of a quarter of an hour.")
-@click.option(
-    "--only",
-    metavar="NAME",
-    multiple=True,
-    type=click.Choice(NAMES),
-    help=f"Measure only this; may be given several times. One of {', '.join(NAMES)}.",
-)
+@only_option(NAMES)
 @click.option(
     "--way",
     "ways",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tmem.cli.bench_common.options import only_option, shrink_option
 from tmem.cli.options import fail, failures_told
 from tmem.cli.output import print_json
 from tmem.wire.allocator import keep_freed_messages
@@ -25,21 +26,8 @@ NAMES = ("index", "growth", "rivals", "residency", "cleaning", "refusal", "weigh
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quick", is_flag=True, help="Smaller sizes: minutes instead of tens of them.")
-@click.option(
-    "--only",
-    metavar="NAME",
-    multiple=True,
-    type=click.Choice(NAMES),
-    help=f"Measure only this; may be given several times. One of {', '.join(NAMES)}.",
-)
-@click.option(
-    "--shrink",
-    metavar="N",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Divide all sizes by N, to try the command; goals mean nothing then.",
-)
+@only_option(NAMES)
+@shrink_option
 def store(as_json: bool, quick: bool, only: tuple[str, ...], shrink: int) -> None:
     """Measure the store against its goals, with daemons of its own.
 
