@@ -136,6 +136,8 @@ class Evictions:
             self._chosen.popleft()  # all of it was touched
             if eviction.parts:
                 self._forget(eviction)
+            # A flush of what the target held before was left out if its time came meanwhile: this put was to replace it.
+            self._owed.add(eviction.target, eviction.first, eviction.count, self._now)
             return
         unit_pages = self._ledger.unit_pages
         page = eviction.next_page

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from tests.pagers import PAGE, FakeKernel, FakeRemote, Killer, MortalTable, Pending
 
 from tmem.agents.pager.core import Pager
+from tmem.agents.pager.evictions import Evictions
+from tmem.agents.pager.ledger import Ledger
+from tmem.agents.pager.owed import Owed
 from tmem.agents.pager.ports import Put
 from tmem.agents.pager.settings import Settings, Target
-from tmem.agents.pager.table import State
+from tmem.agents.pager.table import State, Table
 
 UNITS, LIMIT = 400, 64
 
@@ -123,3 +126,25 @@ def test_a_page_that_was_touched_on_its_way_out_is_not_compressed_with_those_bes
     for unit in others:
         assert bytes(region.access(unit, write=False, meanwhile=region.answer_all)) == bytes([unit]) * PAGE
     assert bytes(region.access(hot, write=False, meanwhile=region.answer_all)) == b"\xaa" * PAGE
+
+
+def test_a_copy_whose_flush_made_way_for_a_put_that_was_never_sent_is_flushed_all_the_same() -> None:
+    table = Table(UNITS)
+    kernel = FakeKernel(UNITS, Killer())
+    remote = FakeRemote(kernel)
+    settings = Settings(size=UNITS * PAGE, resident=LIMIT * PAGE, targets=(Target("fake:1"),), name="t")
+    owed = Owed(table, remote, 1, 512)
+    evictions = Evictions(Ledger(table, kernel, remote, settings, limit=LIMIT, resident=16), owed)
+    table.set_states(0, 16, State.RESIDENT)
+    owed.add(0, 0, 16, now=10.0)  # they have come home, and the target still has them
+    assert evictions.begin(0, 16)
+    owed.pay(11.0)  # they are on their way there again
+    assert not remote.pending
+    for unit in range(16):
+        evictions.cancel(unit)
+    evictions.advance(12.0)
+
+    evictions.compress()
+    owed.pay(13.0)
+
+    assert [(each.kind, each.page, each.count) for each in remote.pending] == [("flush", 0, 16)]
