@@ -32,6 +32,8 @@ __all__ = ["Worker", "main"]
 
 _ROUND = 32
 """Requests that are taken in before the server's answers are looked at."""
+_SINGLES = 16
+"""After so many turns with one request each, the next one is sent before a look is taken for another."""
 _TICK_SECONDS = 0.05
 _TICK_NANOSECONDS = 50_000_000
 _GARBAGE = 1000
@@ -62,6 +64,7 @@ class Worker:
         self._kernel = Kernel(descriptors.fuse, self._control, now, say)
         self._poll = select.epoll()
         self._link = (-1, -1, 0)  # what is registered of it: generation, descriptor, events
+        self._singles = 0
         self._tick_at = 0
         self._open_at = 0
         self._stopped = False
@@ -128,7 +131,8 @@ class Worker:
     def _turn(self) -> None:
         """Waits until something happens, and does what follows from it.
 
-        A lone read costs six system calls: wait, read the request, send the get, wait, receive the answer, write the reply.
+        A lone read costs five system calls where the server has answered by the time that the get is sent: wait, read the request,
+        send the get, receive the answer, write the reply.
         """
         core, pool = self._core, self._pool
         asked = answered = False
@@ -139,8 +143,7 @@ class Worker:
                 self._listen()
             else:
                 answered = True
-        if asked:
-            self._take_in()
+        pumped = asked and self._take_in()
         moment = now()
         self._words[Word.HEARTBEAT] = moment
         late = moment >= self._tick_at
@@ -149,20 +152,34 @@ class Worker:
         if core.busy:
             core.step()
             answered = True
-        if answered or late:
+        if answered or late or pumped:
             self._register_link()
         if late:
             self._tick(moment)
 
-    def _take_in(self) -> None:
-        """Takes in what the kernel asks, as far as it is there now: readahead comes as many reads at once."""
+    def _take_in(self) -> bool:
+        """Takes in what the kernel asks, as far as it is there now: readahead comes as many reads at once.
+
+        Reads at random come one by one, and one that waits for a look at what else there is waits in vain.
+
+        Returns:
+            Whether it has looked at the link too.
+        """
         kernel, handle = self._kernel, self._core.handle
-        for _ in range(_ROUND):
-            if not kernel.receive(handle):
-                break
+        alone = not kernel.in_hand
+        if alone and self._singles >= _SINGLES:
+            if kernel.receive(handle):
+                self._core.send()
+                self._pool.pump()
+            return True
+        count = 0
+        while count < _ROUND and kernel.receive(handle):
+            count += 1
+        self._singles = self._singles + 1 if alone and count == 1 else 0
         self._core.send()
         if kernel.full:
             self._core.make_room()
+        return False
 
     def _meanwhile(self) -> None:
         """The pool is being opened, which may take a while: requests are taken in, and fail when their time has come."""

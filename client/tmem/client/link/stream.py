@@ -128,8 +128,10 @@ class Stream:
 
     def pump(self) -> None:
         """Takes what has arrived, sends what can be sent, keeps the time, tells who waits. Never waits itself."""
-        self._receive(wait=False)
-        self._keep_time(time.monotonic())
+        arrived = self._receive(wait=False)
+        now = time.monotonic()
+        if not arrived or now - self._kept > TICK_SECONDS:
+            self._keep_time(now)
         self._flush()
         if self._settled:
             self._tell()
