@@ -5,6 +5,7 @@ Run as `python -m tests.benchmarks.flames [NAME...]`, with py-spy on the PATH; t
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,7 +41,10 @@ def _record(name: str, pid: int) -> None:
     done = subprocess.run(command, cwd=FIGURES, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"py-spy ended with {done.returncode}: {done.stderr}")
-    print(FIGURES / f"{name}.svg", flush=True)
+    picture = FIGURES / f"{name}.svg"
+    # py-spy's title is its own command line.
+    picture.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{name}", picture.read_text("utf-8")), "utf-8")
+    print(picture, flush=True)
 
 
 def load(target: str, what: str) -> None:

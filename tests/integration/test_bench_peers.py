@@ -92,7 +92,7 @@ class TestFigures:
 
     def test_extents_stand_beside_every_limit_in_both_places(self, report: dict[str, Any]) -> None:
         for place in ("", "pinned_"):
-            for store in ("lz4", "raw", "copy", "link", "aio", "blocking"):
+            for store in ("lz4", "raw", "copy", "link", "link_two", "aio", "blocking"):
                 for what in ("put", "get"):
                     assert report[f"extents_{place}{store}_{what}_mb_s"] > 0
             assert report[f"extents_{place}put_lz4_ratio"] > 0
@@ -108,18 +108,19 @@ class TestFigures:
 
     def test_batches_stand_beside_every_peer_in_both_units(self, report: dict[str, Any]) -> None:
         for what in ("put", "get"):
-            for name in ("link", "aio", "blocking", "one", "link_4k", "scattered"):
+            for name in ("link", "link_two", "aio", "blocking", "one", "link_4k", "scattered"):
                 assert report[f"batches_{name}_{what}_pages_s"] > 0
             for peer in PEERS:
                 assert report[f"batches_{peer}_{what}_pages_s"] > 0
                 assert report[f"batches_{peer}_64k_{what}_pages_s"] > 0
                 assert set(report[f"batches_{peer}_{what}_pages_s_by_batch"]) == {"1", "512"}
-            best = max(PEERS, key=lambda peer: report[f"batches_{peer}_{what}_pages_s"])
-            assert report[f"batches_{what}_best_peer"] == best
-            # One round: the ratio is that of the medians.
-            ours = report[f"batches_{report[f'batches_{what}_best_face']}_{what}_pages_s"]
-            wanted = ours / report[f"batches_{best}_{what}_pages_s"]
-            assert report[f"batches_{what}_ratio"] == pytest.approx(wanted, rel=1e-4)
+            for key, where in (("", "both_"), ("pinned_", "")):
+                best = max(PEERS, key=lambda peer: report[f"batches_{peer}_{what}_{where}pages_s"])
+                assert report[f"batches_{key}{what}_best_peer"] == best
+                # One round: the ratio is that of the medians.
+                ours = report[f"batches_{report[f'batches_{key}{what}_best_face']}_{what}_{where}pages_s"]
+                wanted = ours / report[f"batches_{best}_{what}_{where}pages_s"]
+                assert report[f"batches_{key}{what}_ratio"] == pytest.approx(wanted, rel=1e-4)
 
     def test_lone_gets_have_percentiles_and_ratios(self, report: dict[str, Any]) -> None:
         for name in ("unary", "stream", "link", "grpc_echo", "socket_echo", *PEERS):

@@ -505,6 +505,18 @@ print(loaded)
         assert (link.counters.copies.put_pages, link.counters.copies.get_pages) == (0, 0)
         assert link.counters.slow_decodes == 0
 
+    def test_several_threads_compress_what_is_put_if_that_is_asked_for(
+        self, daemon: CaptiveDaemon, pool_name: Names
+    ) -> None:
+        with tmem.client.link.connect(daemon.target, codec_threads=2) as link:
+            pool = link.create_pool(pool_name())
+            plain, buffer = bytes(extent(0, 512)), bytearray(512 * PAGE)
+            assert pool.put(0, 0, plain).stored
+            assert pool.get_into(0, 0, buffer).hit
+            assert buffer == plain
+            assert (link.counters.copies.put_pages, link.counters.copies.get_pages) == (0, 0)
+        assert "tmem-codec" in {thread.name for thread in threading.enumerate()}
+
 
 class TestWays:
     def test_over_a_unix_socket(self, start_daemon: Start, pool_name: Names, tmp_path: Path) -> None:

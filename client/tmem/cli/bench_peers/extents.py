@@ -12,12 +12,13 @@ from typing import Any
 from tmem.cli.bench_common.figures import Goal, at_least, ratios
 from tmem.wire.limits import BLOCK_PAGES, PAGE_BYTES
 
-from .rig import Rig, Servers, Worker, place
+from .rig import Rig, Worker
 
 __all__ = ["measure"]
 
 _FACES = {
     "link": "the agents' link",
+    "link_two": "the agents' link, two threads that compress",
     "aio": "the asyncio face",
     "blocking": "the blocking face",
 }
@@ -39,12 +40,13 @@ Rates = dict[tuple[str, str], list[float]]
 def measure(rig: Rig) -> None:
     """Takes the figures."""
     stores: dict[str, dict[str, Any]] = {name: {"store": name} for name in (*_LIMITS, *_FACES)}
+    stores["link_two"] = {"store": "link", "codec_threads": 2}
     with rig.servers([]) as servers, rig.workers(servers, rig.file("mix"), stores) as workers:
         _fill(workers)
         pinned = _rounds(rig, workers, "each on its CPU")
-        _place(rig, servers, workers, shared=True)
+        rig.place_all(servers, workers, both=True)
         shared = _rounds(rig, workers, "on both CPUs")
-        _place(rig, servers, workers, shared=False)
+        rig.place_all(servers, workers, both=False)
         sets = {}
         for data in rig.real:
             for worker in workers.values():
@@ -62,17 +64,6 @@ def measure(rig: Rig) -> None:
 def _fill(workers: dict[str, Worker]) -> None:
     for name in _FACES:
         workers[name].work("fill", unit=_UNIT)
-
-
-def _place(rig: Rig, servers: Servers, workers: dict[str, Worker], *, shared: bool) -> None:
-    """Puts both ends on both CPUs, or back."""
-    if rig.server_cpu is None or rig.client_cpu is None:
-        return
-    both = {rig.server_cpu, rig.client_cpu}
-    for pid in (servers.daemon.pid, servers.floors_pid):
-        place(pid, both if shared else {rig.server_cpu})
-    for worker in workers.values():
-        place(worker.pid, both if shared else {rig.client_cpu})
 
 
 def _rounds(rig: Rig, workers: dict[str, Worker], where: str, rounds: int = 0) -> Rates:

@@ -360,6 +360,16 @@ class Rig(rig.Rig):
             yield started
             self.note_bad(started.values())
 
+    def place_all(self, servers: Servers, workers: dict[str, Worker], *, both: bool) -> None:
+        """Puts servers and clients on both CPUs, or each side back on its own."""
+        if self.server_cpu is None or self.client_cpu is None:
+            return
+        cpus = {self.server_cpu, self.client_cpu}
+        for pid in (servers.daemon.pid, servers.floors_pid, *(rival.pid for rival in servers.rivals.values())):
+            place(pid, cpus if both else {self.server_cpu})
+        for worker in workers.values():
+            place(worker.pid, cpus if both else {self.client_cpu})
+
     def note_bad(self, workers: Any) -> None:
         """A page that is not what was put is a bug, whatever else was measured."""
         measurement = self.report.measurement

@@ -88,10 +88,14 @@ class BlockingStore(_TmemStore):
         unary: a lone page is got by the classical call; otherwise by the open stream.
         depth: batches in flight: 1, or 0 for as many as the window has room for.
         scattered: each page of a batch is an extent of its own, as pages are that lie apart.
+        codec_threads: as the client's option.
     """
 
-    def __init__(self, target: str, *, unary: bool = False, depth: int = 0, scattered: bool = False) -> None:
+    def __init__(
+        self, target: str, *, unary: bool = False, depth: int = 0, scattered: bool = False, codec_threads: int = 0
+    ) -> None:
         super().__init__()
+        self._options = _OPTIONS | {"codec_threads": codec_threads}
         self._unary = unary
         self._depth = depth
         self._scattered = scattered
@@ -99,7 +103,7 @@ class BlockingStore(_TmemStore):
         self._pools: dict[int, Any] = {}
 
     def _connect(self, target: str) -> tmem.client.Client:
-        return tmem.client.connect(target, **_OPTIONS)
+        return tmem.client.connect(target, **self._options)
 
     def _pool(self, unit: int) -> Any:
         """The pool whose chunks have so many pages; made when it is wanted, as a tenant may have so many and no more."""
@@ -158,7 +162,7 @@ class LinkStore(BlockingStore):
 
         self._poll = select.poll()
         self._polled = -1
-        self._link = tmem.client.link.connect(target, **_OPTIONS)
+        self._link = tmem.client.link.connect(target, **self._options)
         return self._link
 
     def _turn(self) -> None:

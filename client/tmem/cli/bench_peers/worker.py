@@ -50,6 +50,7 @@ def open_store(settings: dict[str, Any], plain: memoryview) -> Store:
             unary=settings.get("unary", False),
             depth=settings.get("depth", 0),
             scattered=settings.get("scattered", False),
+            codec_threads=settings.get("codec_threads", 0),
         )
     if name == "aio":
         return AioStore(target, window_batches=settings.get("window_batches"), apart=settings.get("apart", False))

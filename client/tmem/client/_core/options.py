@@ -31,7 +31,7 @@ class Options:
         call_timeout: seconds until a call about pools gives up; connect_timeout: until `connect` does.
         window_bytes, window_batches: what to ask for to have in flight; the server may grant less.
         codec_threads: threads that compress and expand one large extent together, the caller's included; 0 = two where the
-            process has two processors or more.
+            process has two processors or more. A link has one unless this says more, and several only compress.
         tls_ca: path of the authorities (PEM) of which one must have signed the server's certificate; None: no TLS.
         tls_cert, tls_key: paths of this client's own certificate and its key (PEM), if the server wants one.
         tls_name: the name that the server's certificate must be for; "" = the target's host.

@@ -11,6 +11,7 @@ from tmem.client._core.face import acknowledgement, buffer_extent, flush_extents
 from tmem.client._core.gets import GetOperation
 from tmem.client._core.operations import FlushOperation, Operation, PutOperation
 from tmem.client._core.options import Options
+from tmem.client._core.parallel import codec_for
 from tmem.client._core.pool import PoolCore
 from tmem.client._core.results import FlushResult, GetResult, PutResult
 from tmem.client.sync.pool import Caller
@@ -44,7 +45,8 @@ class Pool(BlockingPool):
         self, core: PoolCore, stream: Stream, options: Options, counters: ClientCounters, caller: Caller
     ) -> None:
         super().__init__(core, stream, options, counters, caller)
-        self._codec = Codec(counters.copies)  # one thread, whatever the options say of several
+        # An agent's process has one thread unless it asks for more; and pages that are put only: what is got is expanded where it arrives.
+        self._codec = codec_for(options, counters.copies) if options.codec_threads else Codec(counters.copies)
         self._link = stream
 
     # ---- One extent ----
