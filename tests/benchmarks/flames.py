@@ -42,8 +42,9 @@ def _record(name: str, pid: int) -> None:
     if done.returncode:
         sys.exit(f"py-spy ended with {done.returncode}: {done.stderr}")
     picture = FIGURES / f"{name}.svg"
-    # py-spy's title is its own command line.
-    picture.write_text(re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{name}", picture.read_text("utf-8")), "utf-8")
+    # py-spy's title is its own command line; and what it reads of a process that goes on may be no name.
+    text = re.sub(r'(<text id="title"[^>]*>)[^<]*', rf"\g<1>{name}", picture.read_text("utf-8"))
+    picture.write_text(re.sub("[\0-\b\x0e-\x1f]", "?", text), "utf-8")
     print(picture, flush=True)
 
 

@@ -47,7 +47,9 @@ class Options:
     write_timeout: float = 10.0
     call_timeout: float = 10.0
     connect_timeout: float = 10.0
-    window_bytes: int = 8 << 20
+    # Two answers of 2 MiB. Measured on the loopback: with four in flight their bytes have left the caches when it comes to them, and gets
+    # of extents are a tenth to a fifth slower. On a way of 2 ms there and back it still is 2 GB/s.
+    window_bytes: int = 6 << 20
     window_batches: int = 1024
     codec_threads: int = 0
     tls_ca: str | None = None
