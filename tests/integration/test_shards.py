@@ -89,6 +89,34 @@ def test_the_death_of_one_is_its_loss_alone_and_it_comes_back_where_it_was(start
     assert "shard.died" in daemon.log()
 
 
+def test_what_is_scraped_never_goes_back_while_a_shard_is_dead_and_comes_again(start_daemon: Start) -> None:
+    daemon = start_daemon("--shards", "2")
+
+    def stored() -> float:
+        return total(scrape(daemon.metrics_url), "tmem_put_pages_total", result="stored")
+
+    with tmem.client.connect(daemon.target) as client:
+        pool = client.create_pool("spread")
+        pages = spread_pages(pool)
+        assert stored() == len(pages)
+
+        os.kill(pids_of(daemon)[1], signal.SIGKILL)
+
+        counts = [stored()]
+
+        def is_back() -> bool:
+            metrics = scrape(daemon.metrics_url)
+            counts.append(total(metrics, "tmem_put_pages_total", result="stored"))
+            return total(metrics, "tmem_shard_restarts_total") == 1 and total(metrics, "tmem_shard_up") == 2
+
+        wait_until(is_back)
+        again = spread_pages(pool)
+        counts.append(stored())
+
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (len(pages), len(pages) + len(again))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_shard_outlives_the_server(start_daemon: Start, number: signal.Signals) -> None:
     daemon = start_daemon("--shards", "2")

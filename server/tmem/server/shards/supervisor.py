@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from tmem.server.observe.http import MetricsServer
 from .control import encode_targets
 from .errors import ShardError
 from .plan import check_journal, shard_flags, shard_listen, shard_target
-from .totals import add_up, by_shard
+from .totals import Shard, add_up, by_shard
 
 __all__ = ["ShardedDaemon"]
 
@@ -230,6 +231,8 @@ class _Totals:
 
     def __init__(self, shards: list[_Shard]) -> None:
         self._shards = shards
+        self._reported = {shard.number: Shard() for shard in shards}
+        self._lock = threading.Lock()  # scrapers come on threads of their own
 
     def describe(self) -> list[Metric]:
         """Nothing is promised before the shards are there."""
@@ -237,8 +240,14 @@ class _Totals:
 
     def collect(self) -> Iterator[Metric]:
         """The sums."""
-        texts = {shard.number: self._ask(shard) for shard in self._shards}
-        yield from add_up(text for text in texts.values() if text is not None)
+        with self._lock:
+            lives = {shard.number: shard.restarts for shard in self._shards}
+            texts = {shard.number: self._ask(shard) for shard in self._shards}
+            for shard in self._shards:
+                if shard.restarts != lives[shard.number]:
+                    texts[shard.number] = None  # nobody knows which process that was
+            reports = [self._reported[number].take(text, lives[number]) for number, text in texts.items()]
+        yield from add_up(reports)
         up = {number: float(text is not None) for number, text in texts.items()}
         yield by_shard("tmem_shard_up", "Whether a shard answers.", up)
         restarts = {shard.number: float(shard.restarts) for shard in self._shards}

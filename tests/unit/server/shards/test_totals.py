@@ -1,6 +1,10 @@
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Iterable
 
-from tmem.server.shards.totals import add_up, by_shard
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tmem.server.shards.totals import Shard, add_up, by_shard
 
 
 def exposition(puts: float, sessions: float, seconds: float, started: float) -> str:
@@ -12,12 +16,16 @@ def exposition(puts: float, sessions: float, seconds: float, started: float) -> 
     return generate_latest(registry).decode()
 
 
-def values(*texts: str) -> dict[str, float]:
+def flat(families: Iterable[Metric]) -> dict[str, float]:
     return {
         sample.name + "".join(f",{label}" for label in sample.labels.values()): sample.value
-        for family in add_up(texts)
+        for family in families
         for sample in family.samples
     }
+
+
+def values(*texts: str) -> dict[str, float]:
+    return flat(add_up(map(text_string_to_metric_families, texts)))
 
 
 def test_counts_are_added_and_what_is_one_thing_to_clients_is_not() -> None:
@@ -46,7 +54,8 @@ def test_the_sum_is_an_exposition_again() -> None:
             return []
 
         def collect(self) -> list[object]:
-            return [*add_up([exposition(1, 1, 1, 1)]), by_shard("tmem_shard_restarts_total", "R.", {0: 2.0}, "counter")]
+            families = text_string_to_metric_families(exposition(1, 1, 1, 1))
+            return [*add_up([families]), by_shard("tmem_shard_restarts_total", "R.", {0: 2.0}, "counter")]
 
     registry = CollectorRegistry()
     registry.register(Source())  # type: ignore[arg-type]
@@ -54,3 +63,35 @@ def test_the_sum_is_an_exposition_again() -> None:
 
     assert "# TYPE tmem_put_pages_total counter" in text
     assert 'tmem_shard_restarts_total{shard="0"} 2.0' in text
+
+
+def test_a_shard_that_does_not_answer_counts_as_when_it_last_did_and_has_no_sessions() -> None:
+    shard = Shard()
+    shard.take(exposition(3, 2, 0.5, 100.0), 0)
+
+    found = flat(shard.take(None, 0))
+
+    assert found["tmem_put_pages_total,a,stored"] == 3
+    assert found["tmem_rpc_duration_seconds_count"] == 1
+    assert "tmem_sessions" not in found
+    assert flat(shard.take(exposition(5, 1, 0.5, 100.0), 0))["tmem_put_pages_total,a,stored"] == 5
+
+
+def test_the_counts_of_a_shard_that_was_started_again_never_go_back() -> None:
+    shard = Shard()
+    seen = [
+        flat(shard.take(text, life))
+        for text, life in (
+            (exposition(7, 2, 0.5, 100.0), 0),
+            (None, 1),
+            (exposition(1, 4, 0.5, 200.0), 1),
+            (exposition(2, 4, 0.5, 200.0), 1),
+            (None, 2),
+            (exposition(0, 4, 0.5, 300.0), 3),  # the one in between never answered
+            (exposition(1, 4, 0.5, 300.0), 3),
+        )
+    ]
+
+    assert [each["tmem_put_pages_total,a,stored"] for each in seen] == [7, 7, 8, 9, 9, 9, 10]
+    assert seen[-1]["tmem_rpc_duration_seconds_bucket,+Inf"] == 3
+    assert (seen[-1]["tmem_sessions"], seen[-1]["process_start_time_seconds"]) == (4, 300)
