@@ -42,7 +42,7 @@ _CORE = "client/tmem/client/_core"
 _WIRE = "proto/tmem/wire"
 _PAGER = "client/tmem/agents/pager"
 _SWAP = "client/tmem/agents/swap"
-_PAGER_CORE = "tests/unit/agents/pager/test_core.py"
+_PAGER_CORE = "tests/unit/agents/pager/core"
 _PAGER_SIMULATION = "tests/unit/agents/pager/test_simulation.py::test_the_program_reads_what_it_wrote"
 _SESSION = "tests/unit/client/_core/test_session.py"
 
