@@ -512,6 +512,20 @@ MUTANTS = (
         ("tests/unit/agents/pager/test_cancelled_evictions.py",),
     ),
     Mutant(
+        "a copy whose flush made way for a put that was never sent stays for ever",
+        f"{_PAGER}/evictions.py",
+        "            self._owed.add(eviction.target, eviction.first, eviction.count, self._now)\n            return\n",
+        "            return\n",
+        ("tests/unit/agents/pager/test_cancelled_evictions.py",),
+    ),
+    Mutant(
+        "what a dead shard had counted is forgotten",
+        "server/tmem/server/shards/totals.py",
+        "self._before = {family.name: family for family in add_up([self._before.values(), self._counts])}",
+        "self._before = {}",
+        ("tests/unit/server/shards/test_totals.py",),
+    ),
+    Mutant(
         "zeros ahead of a stream leave the old bytes of what is being given up",
         f"{_PAGER}/core.py",
         "        self._memory.punch(first, count)\n        step = (",
