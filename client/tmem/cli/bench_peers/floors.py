@@ -95,6 +95,7 @@ async def _run() -> None:
 def main() -> None:
     """Serves until its input ends."""
     sys.stdin.readline()  # its settings; it has none
+    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")  # as tmemd does, before gRPC is loaded
     try:
         import uvloop
 

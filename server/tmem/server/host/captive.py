@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 
 __all__ = ["Captive"]
 
@@ -16,10 +17,12 @@ class Captive:
 
     Args:
         command: for /bin/sh.
+        without: what it does not find in its environment: the daemon's own.
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, without: Iterable[str] = ()) -> None:
         self._command = command
+        self._without = tuple(without)
         self._process: asyncio.subprocess.Process | None = None
         self._early: signal.Signals | None = None
         # Signals are for all processes of the command: one for the shell alone would leave behind whatever it waits for. On
@@ -31,7 +34,8 @@ class Captive:
         if self._early is not None:
             return 128 + self._early
         environment = os.environ | {"TMEM_TARGET": target}
-        environment.pop("TMEM_METRICS", None)  # another daemon's
+        for name in (*self._without, "TMEM_METRICS"):  # the last may be another daemon's
+            environment.pop(name, None)
         if metrics_address is not None:
             environment["TMEM_METRICS"] = f"http://{metrics_address}/metrics"
         self._process = await asyncio.create_subprocess_shell(

@@ -31,3 +31,14 @@ async def test_the_command_finds_this_daemon_and_no_other(monkeypatch: pytest.Mo
     assert said.read_text() == "127.0.0.1:1 none\n"
     await Captive(command).run("127.0.0.1:1", "127.0.0.1:2")
     assert said.read_text() == "127.0.0.1:1 http://127.0.0.1:2/metrics\n"
+
+
+async def test_the_command_does_not_find_what_the_daemon_has_set_for_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRPC_A", "the daemon's")
+    monkeypatch.setenv("GRPC_B", "the user's")
+
+    await Captive(f"echo ${{GRPC_A-none}} $GRPC_B >{tmp_path}/said", without=["GRPC_A"]).run("127.0.0.1:1", None)
+
+    assert (tmp_path / "said").read_text() == "none the user's\n"
