@@ -166,7 +166,9 @@ class Load:
 
     @property
     def begun_losses(self) -> int:
-        return self._losing
+        """How many losses there were before what begins now; -1, which is never so many, while one is under way."""
+        begun = self._losing
+        return begun if begun == self.losses else -1
 
     # ---- The floor ----
 
@@ -322,9 +324,10 @@ class _Worker:
         if result.error is not None:
             self.tally.outcomes[f"get {type(result.error).__name__}"] += 1
             return
-        ambiguous = losing != self.load.losses
+        before = set(slot.may)
         self.load.age(slot)
-        allowed = slot.may | ({LOST} if ambiguous else set())
+        # It may be the answer of the server that lost its memory since: others of its batch had to wait for the next one.
+        allowed = slot.may | (before | {LOST} if losing != self.load.losses else set())
         codes = set(result.pages)
         found: int | None = None
         if codes == {Code.HIT}:
