@@ -521,8 +521,8 @@ MUTANTS = (
     Mutant(
         "what a dead shard had counted is forgotten",
         "server/tmem/server/shards/totals.py",
-        "self._before = {family.name: family for family in add_up([self._before.values(), self._counts])}",
-        "self._before = {}",
+        "self._before = list(add_up([self._before, self._counts]))",
+        "self._before = []",
         ("tests/unit/server/shards/test_totals.py",),
     ),
     Mutant(

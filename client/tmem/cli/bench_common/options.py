@@ -31,15 +31,17 @@ report_option = click.option(
 )
 """Where the page goes; None without."""
 
-shrink_option = click.option(
-    "--shrink",
-    metavar="N",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Divide all sizes by N, to try the command; goals mean nothing then.",
-)
-"""What tests and first tries divide all sizes by."""
+
+def shrink_option(meaningless: str) -> Callable[[Any], Any]:
+    """What tests and first tries divide all sizes by; and what of the report means nothing then."""
+    return click.option(
+        "--shrink",
+        metavar="N",
+        default=1,
+        show_default=True,
+        type=click.IntRange(1),
+        help=f"Divide all sizes by N, to try the command; {meaningless} mean nothing then.",
+    )
 
 
 def only_option(names: Sequence[str]) -> Callable[[Any], Any]:

@@ -45,7 +45,7 @@ NAMES = ("density", "extents", "batches", "lone", "clients", "shards")
     help="Compare so many shards with one.",
 )
 @click.option("--no-cap", is_flag=True, help="Let shards take all the CPU they can get; for machines with many.")
-@shrink_option
+@shrink_option("goals")
 @click.option(
     "--layer",
     "layers",

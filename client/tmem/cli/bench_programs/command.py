@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tmem.cli.bench_common.options import only_option, report_option
+from tmem.cli.bench_common.options import only_option, report_option, shrink_option
 from tmem.cli.options import fail, failures_told
 from tmem.cli.output import print_json, talk
 
@@ -54,14 +54,7 @@ _DISK = Path("/var/tmp")  # noqa: S108  the swap file's name is made there with 
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the swap file goes, on the disk that is to be measured.",
 )
-@click.option(
-    "--shrink",
-    metavar="N",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Divide all sizes by N, to try the command; figures mean nothing then.",
-)
+@shrink_option("figures")
 def programs(
     as_json: bool,
     report: Path | None,

@@ -27,7 +27,7 @@ NAMES = ("index", "growth", "rivals", "residency", "cleaning", "refusal", "weigh
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quick", is_flag=True, help="Smaller sizes: minutes instead of tens of them.")
 @only_option(NAMES)
-@shrink_option
+@shrink_option("goals")
 def store(as_json: bool, quick: bool, only: tuple[str, ...], shrink: int) -> None:
     """Measure the store against its goals, with daemons of its own.
 

@@ -29,13 +29,6 @@ _MOST = {
 _LEAST = {"process_start_time_seconds"}
 _COUNTS = {"counter", "histogram", "summary"}
 
-_Key = tuple[str, tuple[tuple[str, str], ...]]
-"""A sample's name and labels."""
-
-
-def _key(sample: Sample) -> _Key:
-    return sample.name, tuple(sorted(sample.labels.items()))
-
 
 class Shard:
     """What one shard has reported, by however many processes."""
@@ -43,7 +36,7 @@ class Shard:
     def __init__(self) -> None:
         self._life = 0
         self._counts: list[Metric] = []  # as the process last said
-        self._before: dict[str, Metric] = {}  # what those that have ended had counted
+        self._before: list[Metric] = []  # what those that have ended had counted
 
     def take(self, text: str | None, life: int) -> list[Metric]:
         """Its families now.
@@ -52,28 +45,27 @@ class Shard:
             text: what it says; None: it does not answer.
             life: which of its processes that is.
         """
-        found = [] if text is None else list(text_string_to_metric_families(text))
+        others: list[Metric] = []
         if text is not None:
             if life != self._life:
-                self._before = {family.name: family for family in add_up([self._before.values(), self._counts])}
+                self._before = list(add_up([self._before, self._counts]))
                 self._life = life
+            found = list(text_string_to_metric_families(text))
             self._counts = [family for family in found if family.type in _COUNTS]
-        return [
-            *(family for family in found if family.type not in _COUNTS),
-            *add_up([self._before.values(), self._counts]),
-        ]
+            others = [family for family in found if family.type not in _COUNTS]
+        return [*others, *add_up([self._before, self._counts])]
 
 
 def add_up(expositions: Iterable[Iterable[Metric]]) -> Iterator[Metric]:
     """The families of several expositions as one."""
     families: dict[str, Metric] = {}
-    values: dict[str, dict[_Key, float]] = {}
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for exposition in expositions:
         for family in exposition:
             families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             held = values.setdefault(family.name, {})
             for sample in family.samples:
-                key = _key(sample)
+                key = (sample.name, tuple(sorted(sample.labels.items())))
                 held[key] = _join(sample, held.get(key))
     for name, family in families.items():
         for (sample_name, labels), value in values[name].items():
